@@ -1,0 +1,44 @@
+"""Every error gradmem raises on purpose.
+
+GradmemError
+├── OptionError (ValueError)       an option is outside its range, unknown, or contradicts another
+├── OptionTypeError (TypeError)    an option is of the wrong type
+├── GradientError (RuntimeError)   a gradient or a parameter of a kind the memory cannot hold
+├── StepError (RuntimeError)       step() called in a way that cannot be carried out
+└── CheckpointError (ValueError)   a state_dict that does not fit the optimizer
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "GradientError",
+    "GradmemError",
+    "OptionError",
+    "OptionTypeError",
+    "StepError",
+]
+
+
+class GradmemError(Exception):
+    """Base of all errors raised on purpose; nothing was changed when one is raised."""
+
+
+class OptionError(GradmemError, ValueError):
+    """An option is outside its range, unknown, or contradicts another."""
+
+
+class OptionTypeError(GradmemError, TypeError):
+    """An option is of the wrong type."""
+
+
+class GradientError(GradmemError, RuntimeError):
+    """A gradient or a parameter of a kind the memory cannot hold."""
+
+
+class StepError(GradmemError, RuntimeError):
+    """step() was called in a way that cannot be carried out."""
+
+
+class CheckpointError(GradmemError, ValueError):
+    """A state_dict does not fit the optimizer it is loaded into."""

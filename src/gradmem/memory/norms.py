@@ -1,0 +1,70 @@
+"""The norm of the gradient each ledger is offered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gradmem.memory.sharding import local, mesh_key, sum_over_mesh
+
+# A float32 norm of many millions of elements loses digits (2e-4 at 8 million); blocks of this many
+# are summed in float64.
+BLOCK = 2**18
+
+
+def ledger_norms(rows: Sequence[Sequence[Tensor]], device: torch.device, *, l2: bool) -> Tensor:
+    """Norm of the gradients of each row, (R,) float64 on `device`; a row without any counts 0.
+
+    `l2`: the L2 norm of the row's gradients together; else the sum of their own L2 norms.
+    A gradient of more than 1.8e19 in float32 counts as infinite: its square is.
+    """
+    total = torch.zeros(len(rows), dtype=torch.float64, device=device)
+    for key in dict.fromkeys(mesh_key(grad) for row in rows for grad in row):
+        alike = [[grad for grad in row if mesh_key(grad) == key] for row in rows]
+        grads = [grad for row in alike for grad in row]
+        counts = [len(row) for row in alike]
+        squares = squared_norms([local(grad) for grad in grads], device)
+        if l2:
+            total += sum_over_mesh(grads[0], _sum_rows(squares, counts))
+        else:
+            total += _sum_rows(sum_over_mesh(grads[0], squares).sqrt(), counts)
+    return total.sqrt() if l2 else total
+
+
+def squared_norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Squared L2 norm of each tensor, (T,) float64 on `device`."""
+    parts = [_blocks(tensor) for tensor in tensors]
+    squares = _norms([block for blocks in parts for block in blocks], device).square()
+    return _sum_rows(squares, [len(blocks) for blocks in parts])
+
+
+def _sum_rows(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """Sum consecutive runs of the given lengths. No index tensor: making one would synchronise."""
+    if all(count == 1 for count in counts):
+        return values
+    return torch.stack([run.sum() for run in torch.split(values, list(counts))])
+
+
+def _blocks(tensor: Tensor) -> Sequence[Tensor]:
+    if tensor.numel() <= BLOCK:
+        return [tensor]
+    return torch.split(tensor.reshape(-1), BLOCK)
+
+
+def _norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """L2 norm of each tensor in float32 or wider, (T,) float64 on `device`."""
+    alike: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        alike.setdefault((tensor.device, tensor.dtype), []).append(i)
+    norms: list[Tensor] = [torch.empty(0)] * len(tensors)
+    for (_, dtype), indices in alike.items():
+        wide = torch.promote_types(dtype, torch.float32)
+        some = torch._foreach_norm([tensors[i] for i in indices], 2, dtype=wide)
+        together = torch.stack(list(some)).to(device=device, dtype=torch.float64)
+        if len(alike) == 1:
+            return together
+        for i, norm in zip(indices, together.unbind(), strict=True):
+            norms[i] = norm
+    return torch.stack(norms)

@@ -1,0 +1,111 @@
+"""The options of a memory: their names, defaults, ranges, and the one place that checks them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias, get_args
+
+from gradmem.errors import OptionError, OptionTypeError
+
+Aggregate: TypeAlias = Literal["mean", "sum", "mid"]
+PolicyName: TypeAlias = Literal["top_norm", "bottom_norm", "fifo"]
+Scope: TypeAlias = Literal["model", "group", "tensor"]
+Norm: TypeAlias = Literal["l2", "sum"]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryOptions:
+    """What is remembered and how it is combined; checked when made.
+
+    Args:
+        capacity: gradients kept, an integer from 0; 0 switches the memory off.
+        decay: factor from 0 to 1 on every priority at every step.
+        aggregate: how memory and gradient are combined: "mean", "sum" or "mid".
+        kappa: weight of the memory, any finite number, negative too; 0 switches the memory off.
+        policy: which gradients are kept: "top_norm", "bottom_norm" or "fifo".
+        scope: what shares one decision per step: "model", "group" or "tensor".
+        norm: "l2", or "sum" of the tensors' own L2 norms, as the authors' programs have it.
+        max_age: steps after which a gradient is dropped, an integer from 1; None for no limit.
+
+    Raises:
+        OptionError: an option is out of range.
+        OptionTypeError: an option is of the wrong type.
+
+    Example:
+        >>> MemoryOptions(capacity=5).decay
+        0.7
+        >>> MemoryOptions(decay=1.5)
+        Traceback (most recent call last):
+        ...
+        gradmem.errors.OptionError: decay must be in [0, 1], got 1.5; the paper uses 0.7 to 0.99
+    """
+
+    capacity: int = 10
+    decay: float = 0.7
+    aggregate: Aggregate = "mean"
+    kappa: float = 1.0
+    policy: PolicyName = "top_norm"
+    scope: Scope = "model"
+    norm: Norm = "l2"
+    max_age: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_integer("capacity", self.capacity, 0, "0 switches the memory off")
+        _check_real("decay", self.decay)
+        if not 0.0 <= self.decay <= 1.0:
+            raise OptionError(
+                f"decay must be in [0, 1], got {self.decay!r}; the paper uses 0.7 to 0.99"
+            )
+        _check_real("kappa", self.kappa)
+        if not math.isfinite(self.kappa):
+            raise OptionError(
+                f"kappa must be a finite number, got {self.kappa!r}; 1 is the paper's, "
+                "0 switches the memory off"
+            )
+        if self.max_age is not None:
+            _check_integer("max_age", self.max_age, 1, "None sets no limit")
+        _check_choice("aggregate", self.aggregate, get_args(Aggregate))
+        _check_choice("policy", self.policy, get_args(PolicyName))
+        _check_choice("scope", self.scope, get_args(Scope))
+        _check_choice("norm", self.norm, get_args(Norm))
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is remembered at all."""
+        return self.capacity > 0 and self.kappa != 0
+
+    def as_group(self) -> dict[str, Any]:
+        """The options as entries of a param group."""
+        return {name: getattr(self, name) for name in OPTION_NAMES}
+
+
+OPTION_NAMES: tuple[str, ...] = tuple(field.name for field in fields(MemoryOptions))
+
+
+def options_of(group: Mapping[str, Any]) -> MemoryOptions:
+    """The memory options of a param group, checked."""
+    return MemoryOptions(**{name: group[name] for name in OPTION_NAMES})
+
+
+def _check_real(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise OptionTypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+
+
+def _check_integer(name: str, value: object, least: int, remark: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise OptionTypeError(
+            f"{name} must be an integer, got {value!r} ({type(value).__name__}); {remark}"
+        )
+    if value < least:
+        raise OptionError(f"{name} must be at least {least}, got {value}; {remark}")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    listed = ", ".join(repr(choice) for choice in choices)
+    if not isinstance(value, str):
+        raise OptionTypeError(f"{name} must be one of {listed}, got {value!r}")
+    if value not in choices:
+        raise OptionError(f"{name} must be one of {listed}, got {value!r}")

@@ -1,0 +1,91 @@
+"""Tensors that are spread over a device mesh (DTensor), and plain ones, seen alike.
+
+All maths here runs on each rank's own part; what is kept as state is a DTensor sharded like its
+parameter, so that checkpoints and resharding treat it as they treat the parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor; asked by attribute, as torch.distributed may be absent."""
+    return hasattr(tensor, "device_mesh")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a DTensor, sharing its storage; a plain tensor as it is."""
+    if is_sharded(tensor):
+        part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+        return part
+    return tensor
+
+
+def locals_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """`local` of each."""
+    return [local(tensor) for tensor in tensors]
+
+
+def like(reference: Tensor, part: Tensor) -> Tensor:
+    """`part`, of the reference's local shape, made a DTensor if the reference is one."""
+    if not is_sharded(reference):
+        return part
+    return _from_local(reference, part, _placements(reference), reference.shape)
+
+
+def stacked_like(reference: Tensor, part: Tensor) -> Tensor:
+    """`part`, of shape (C, *local shape), made a DTensor sharded one dimension further."""
+    if not is_sharded(reference):
+        return part
+    placements = [_shifted(placement) for placement in _placements(reference)]
+    return _from_local(reference, part, placements, (part.shape[0], *reference.shape))
+
+
+def sum_over_mesh(reference: Tensor, value: Tensor) -> Tensor:
+    """Sum a plain tensor over the ranks that hold different parts of `reference`."""
+    if not is_sharded(reference):
+        return value
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    placements = [Replicate() if p.is_replicate() else Partial() for p in _placements(reference)]
+    mesh = reference.device_mesh  # type: ignore[attr-defined]
+    return DTensor.from_local(value, mesh, placements, run_check=False).full_tensor()
+
+
+def mesh_key(tensor: Tensor) -> Any:
+    """Tensors with equal keys can be summed over the mesh together; None for plain ones."""
+    if not is_sharded(tensor):
+        return None
+    return tensor.device_mesh, tuple(p.is_replicate() for p in _placements(tensor))  # type: ignore[attr-defined]
+
+
+def _placements(tensor: Tensor) -> Sequence[Any]:
+    placements: Sequence[Any] = tensor.placements  # type: ignore[attr-defined]
+    return placements
+
+
+def _shifted(placement: Any) -> Any:
+    from torch.distributed.tensor import Shard
+
+    if not placement.is_shard():
+        return placement
+    if type(placement) is Shard:
+        return Shard(placement.dim + 1)
+    # Two-dimensional parallelism shards one dimension twice, in an order this placement records.
+    return type(placement)(placement.dim + 1, split_factor=placement.split_factor)
+
+
+def _from_local(
+    reference: Tensor, part: Tensor, placements: Sequence[Any], shape: Sequence[int]
+) -> Tensor:
+    from torch.distributed.tensor import DTensor
+
+    whole = torch.Size(shape)
+    stride = torch.empty(whole, device="meta").stride()
+    mesh = reference.device_mesh  # type: ignore[attr-defined]
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=whole, stride=stride)

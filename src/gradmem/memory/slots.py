@@ -1,0 +1,133 @@
+"""Where the gradients lie: slots of shape (C, *shape) and their running sum, per parameter.
+
+Functions on lists of plain tensors, in place, through `Scratch`. A weight or a slot is a Python
+number where decisions are known on the host, and a zero-dimensional tensor where they stay on the
+accelerator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gradmem.memory.sharding import is_sharded, like, local, stacked_like
+
+_SUM_DTYPES = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.complex32: torch.complex64,
+}
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of the running sum of gradients of this type: float32 or wider."""
+    return _SUM_DTYPES.get(dtype, dtype)
+
+
+def allocate(parameter: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+    """Empty slots (capacity, *shape) of the parameter's type and their running sum (*shape)."""
+    part = local(parameter)
+    slots = torch.zeros_like(part).expand(capacity, *part.shape)
+    slots = torch.empty_like(slots, memory_format=torch.contiguous_format)
+    if _is_dense(part):
+        slots = slots.as_strided(slots.shape, (part.numel(), *part.stride()))
+    total = torch.zeros_like(part, dtype=sum_dtype(part.dtype))
+    return stacked_like(parameter, slots.zero_()), like(parameter, total)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether its elements fill one block of memory, in any order of dimensions."""
+    return tensor.numel() > 0 and torch.ops.aten.is_non_overlapping_and_dense(tensor)
+
+
+def combine(
+    out: list[Tensor],
+    grads: list[Tensor],
+    sums: list[Tensor],
+    current: float | Tensor,
+    stored: float | Tensor,
+) -> None:
+    """``out = current * g + stored * S`` for every tensor, computed in the running sum's type.
+
+    `current` must not be zero.
+    """
+    torch._foreach_copy_(out, sums)
+    ratio = stored / current
+    torch._foreach_mul_(out, ratio)
+    torch._foreach_add_(out, grads)
+    if not (isinstance(current, float) and current == 1.0):
+        torch._foreach_mul_(out, current)
+
+
+def exchange(slots: list[Tensor], sums: list[Tensor], grads: list[Tensor], slot: int) -> None:
+    """``S += g - slot; slot = g`` for every tensor, the slot known on the host."""
+    rows = [tensor[slot] for tensor in slots]
+    torch._foreach_sub_(sums, rows)
+    torch._foreach_add_(sums, grads)
+    torch._foreach_copy_(rows, grads)
+
+
+def exchange_where(
+    slots: Sequence[Tensor],
+    sums: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    slot: Tensor,
+    write: Tensor,
+) -> None:
+    """`exchange` where the zero-dimensional `write` holds, nothing elsewhere; no host sync.
+
+    A refused gradient writes the slot's own content back, so a NaN in it leaves no trace.
+    """
+    index = slot.reshape(1)
+    for tensor, total, grad in zip(slots, sums, grads, strict=True):
+        old = tensor.index_select(0, index)
+        new = torch.where(write, grad, old)
+        total.sub_(old[0]).add_(new[0])
+        tensor.index_copy_(0, index, new)
+
+
+def renew(slots: Sequence[Tensor], sums: Sequence[Tensor]) -> None:
+    """``S`` made anew from the slots, which ends whatever rounding error it had gathered."""
+    for tensor, total in zip(slots, sums, strict=True):
+        torch.sum(tensor, dim=0, dtype=total.dtype, out=total)
+
+
+def clear(slots: Sequence[Tensor], sums: Sequence[Tensor], emptied: Tensor) -> None:
+    """Empty the slots marked in the (C,) mask, and renew the sums."""
+    for tensor in slots:
+        mask = emptied.to(tensor.device).reshape(-1, *[1] * (tensor.dim() - 1))
+        tensor.masked_fill_(mask, 0)
+    renew(slots, sums)
+
+
+class Scratch:
+    """Reused working memory: one flat buffer a device and type, as large as was ever asked for."""
+
+    def __init__(self) -> None:
+        self._flat: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def like(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """Uninitialised tensors of these shapes and layouts on their (common) device."""
+        key = (tensors[0].device, dtype)
+        need = sum(tensor.numel() for tensor in tensors)
+        flat = self._flat.get(key)
+        if flat is None or flat.numel() < need:
+            flat = self._flat[key] = torch.empty(need, dtype=dtype, device=key[0])
+        parts = torch.split(flat[:need], [tensor.numel() for tensor in tensors])
+        return [
+            part.as_strided(tensor.shape, tensor.stride(), part.storage_offset())
+            if _is_dense(tensor)
+            else part.view(tensor.shape)
+            for part, tensor in zip(parts, tensors, strict=True)
+        ]
+
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(flat.nbytes for flat in self._flat.values())
+
+
+def state_bytes(*tensors: Tensor) -> int:
+    """Bytes of these tensors on this rank."""
+    return sum(local(t).nbytes if is_sharded(t) else t.nbytes for t in tensors)

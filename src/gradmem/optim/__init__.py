@@ -1,0 +1,1 @@
+"""The class shell: the only subclasses of torch.optim.Optimizer."""

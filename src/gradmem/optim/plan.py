@@ -1,0 +1,219 @@
+"""Which parameters share a ledger, and in which portions a step goes through them.
+
+A plan is made from the param groups and the state alone, so that a resumed, copied or unpickled
+optimizer makes the same one. It is made anew whenever groups, their memory options, or the state
+were changed from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradmem.memory.ledger import CALLS, Ledger
+from gradmem.memory.options import OPTION_NAMES, MemoryOptions, options_of
+from gradmem.memory.sharding import local
+from gradmem.memory.slots import Scratch, sum_dtype
+from gradmem.optim.state import (
+    PRIORITY,
+    State,
+    find_row,
+    holds_memory,
+    row_views,
+    rows_agree,
+    stack_rows,
+)
+
+Group = dict[str, Any]
+
+# Elements in a portion: small enough that gradient, sum and update stay in cache from one operation
+# to the next, large enough that calls cost little. An accelerator wants few, large launches.
+PORTION_CPU = 2**18
+PORTION_ACCELERATOR = 2**26
+
+
+@dataclass(slots=True)
+class Portion:
+    """Parameters of one group and one ledger row that are stepped together."""
+
+    group: int
+    row: int
+    parameters: list[Tensor]
+    wide: list[Tensor] = field(default_factory=list)  # scratch of the running sum's type
+    narrow: list[Tensor] = field(default_factory=list)  # scratch of the parameter's type
+
+
+@dataclass(slots=True)
+class Memory:
+    """All ledgers of equal options: the rows of one Ledger, and the parameters of each row."""
+
+    options: MemoryOptions
+    names: list[str]
+    rows: list[list[Tensor]]
+    groups: list[int]
+    ledger: Ledger
+    portions: list[Portion]
+    calls: int
+    witness: tuple[Tensor, Tensor] | None = None  # a parameter that holds the ledger, and its view
+
+    @property
+    def on_host(self) -> bool:
+        """Whether decisions can be read without waiting for an accelerator."""
+        return self.ledger.priority.device.type == "cpu"
+
+    def attach(self, parameter: Tensor, row: int, state: State) -> None:
+        """Let the state of a parameter of this row show the ledger."""
+        views = row_views(self.ledger, row)
+        state[parameter].update(views)
+        self.witness = (parameter, views[PRIORITY])
+
+    def is_current(self, state: State) -> bool:
+        """Whether the state still shows this ledger, and was not replaced from outside."""
+        if self.witness is None:
+            return True
+        parameter, view = self.witness
+        return state.get(parameter, {}).get(PRIORITY) is view
+
+
+@dataclass(slots=True)
+class Plan:
+    """The memories, the groups without one, and the groups' options when it was made."""
+
+    memories: list[Memory]
+    plain: list[int]
+    signature: tuple[Any, ...]
+    scratch: Scratch
+
+    def is_current(self, groups: Sequence[Group], state: State) -> bool:
+        """Whether groups and state are still those the plan was made from."""
+        return self.signature == _signature(groups) and all(
+            memory.is_current(state) for memory in self.memories
+        )
+
+
+def make_plan(groups: Sequence[Group], state: State) -> Plan:
+    """The plan for these groups and this state, ledgers filled from the state."""
+    shares: list[_Share] = []
+    plain: list[int] = []
+    for i, group in enumerate(groups):
+        options = options_of(group)
+        holds = any(holds_memory(state, p) for p in group["params"])
+        if options.capacity > 0 and (options.enabled or holds):
+            _join(shares, i, group["params"], options, state)
+        else:
+            plain.append(i)
+    for share in shares:
+        if share.options.scope == "model" and len(shares) > 1:
+            share.names = ["groups " + ", ".join(map(str, share.groups))]
+    memories = [_make_memory(share, groups, state) for share in shares]
+    scratch = Scratch()
+    _attach_scratch([portion for memory in memories for portion in memory.portions], scratch)
+    return Plan(memories, plain, _signature(groups), scratch)
+
+
+def _signature(groups: Sequence[Group]) -> tuple[Any, ...]:
+    """What a plan depends on besides the state."""
+    return tuple(
+        (*(group[name] for name in OPTION_NAMES), *map(id, group["params"])) for group in groups
+    )
+
+
+@dataclass(slots=True)
+class _Share:
+    """Groups of equal options, and the rows their parameters make."""
+
+    options: MemoryOptions
+    groups: list[int] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    rows: list[list[Tensor]] = field(default_factory=list)
+
+
+def _join(
+    shares: list[_Share], index: int, parameters: list[Tensor], options: MemoryOptions, state: State
+) -> None:
+    """Put a group with those of equal options, or on its own."""
+    alike = [share for share in shares if share.options == options]
+    if options.scope == "model":
+        # Groups that were once apart stay apart although their options have become equal: two
+        # different memories cannot become one.
+        held = find_row(parameters, state)
+        for share in alike:
+            other = find_row(share.rows[0], state)
+            if held is None or other is None or rows_agree(held, other):
+                share.groups.append(index)
+                share.rows[0].extend(parameters)
+                return
+        shares.append(_Share(options, [index], ["model"], [list(parameters)]))
+        return
+    if not alike:
+        shares.append(_Share(options))
+    share = alike[0] if alike else shares[-1]
+    share.groups.append(index)
+    if options.scope == "group":
+        share.names.append(f"group {index}")
+        share.rows.append(list(parameters))
+    else:
+        share.names.extend(f"group {index}, tensor {j}" for j in range(len(parameters)))
+        share.rows.extend([p] for p in parameters)
+
+
+def _make_memory(share: _Share, groups: Sequence[Group], state: State) -> Memory:
+    device = _ledger_device([p.device for row in share.rows for p in row])
+    found = [find_row(row, state) for row in share.rows]
+    ledger = stack_rows(found, share.options.capacity, device)
+    memory = Memory(
+        options=share.options,
+        names=share.names,
+        rows=share.rows,
+        groups=share.groups,
+        ledger=ledger,
+        portions=list(_portions(share, groups)),
+        calls=int(ledger.counters[:, CALLS].max()),
+    )
+    for i, row in enumerate(share.rows):
+        for p in row:
+            if holds_memory(state, p):
+                memory.attach(p, i, state)
+    return memory
+
+
+def _ledger_device(devices: Sequence[torch.device]) -> torch.device:
+    """The accelerator if all parameters are on one kind that has float64, else the host."""
+    kinds = {device.type for device in devices}
+    return devices[0] if kinds in ({"cuda"}, {"xpu"}) else torch.device("cpu")
+
+
+def _portions(share: _Share, groups: Sequence[Group]) -> Iterator[Portion]:
+    """Runs of parameters of one group, row, device and type, none larger than a portion."""
+    row_of = {p: i for i, row in enumerate(share.rows) for p in row}
+    for index in share.groups:
+        portion, room = Portion(index, -1, []), 0
+        for p in groups[index]["params"]:
+            size = local(p).numel()
+            if size > room or row_of[p] != portion.row or not _alike(portion.parameters[0], p):
+                if portion.parameters:
+                    yield portion
+                portion = Portion(index, row_of[p], [])
+                room = PORTION_CPU if p.device.type == "cpu" else PORTION_ACCELERATOR
+            portion.parameters.append(p)
+            room -= size
+        if portion.parameters:
+            yield portion
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.device == other.device and one.dtype == other.dtype
+
+
+def _attach_scratch(portions: Sequence[Portion], scratch: Scratch) -> None:
+    """Views of one buffer, shared by all portions as they take turns; the largest sets its size."""
+    for portion in sorted(portions, key=lambda p: -sum(local(q).numel() for q in p.parameters)):
+        parts = [local(p).detach() for p in portion.parameters]
+        dtype = parts[0].dtype
+        portion.wide = scratch.like(parts, sum_dtype(dtype))
+        same = sum_dtype(dtype) == dtype
+        portion.narrow = portion.wide if same else scratch.like(parts, dtype)

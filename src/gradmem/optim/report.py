@@ -1,0 +1,211 @@
+"""What a memory holds and costs, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradmem.memory.aggregates import weights
+from gradmem.memory.ledger import ACCEPTED, OLDEST_USED, STEPS, empty_ledger
+from gradmem.memory.options import MemoryOptions, Scope
+from gradmem.memory.sharding import local
+from gradmem.memory.slots import sum_dtype
+from gradmem.optim.plan import Memory
+from gradmem.optim.state import LEDGER_KEYS, SLOTS, SUM, State, holds_memory
+
+
+@dataclass(frozen=True)
+class ScopeReport:
+    """One ledger.
+
+    Attributes:
+        name: which parameters share it.
+        parameters: tensors in it.
+        steps: steps it has seen; those with a zero or non-finite gradient are not counted.
+        capacity: slots.
+        occupied: slots in use.
+        ages: per gradient held, in the order of slots: steps since it was stored; 1 for the newest.
+        norms: their norms when they came.
+        priorities: their decayed priorities.
+        accepted_share: share of the steps that changed the memory; NaN before the first.
+        oldest_used: the largest age that ever entered an update.
+        total_weight: sum of all weights in the coming update; the step grows by this factor
+            against a base optimizer that sees equal gradients.
+        bytes: bytes held on this rank.
+    """
+
+    name: str
+    parameters: int
+    steps: int
+    capacity: int
+    occupied: int
+    ages: tuple[int, ...]
+    norms: tuple[float, ...]
+    priorities: tuple[float, ...]
+    accepted_share: float
+    oldest_used: int
+    total_weight: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class MemoryReport:
+    """All ledgers of an optimizer; ``print`` it for a table."""
+
+    scopes: tuple[ScopeReport, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes held in all scopes on this rank."""
+        return sum(scope.bytes for scope in self.scopes)
+
+    def __str__(self) -> str:
+        if not self.scopes:
+            return "no memory (capacity or kappa is 0)"
+        head = (
+            "scope",
+            "tensors",
+            "steps",
+            "fill",
+            "oldest",
+            "norms",
+            "changed",
+            "weight",
+            "bytes",
+        )
+        rows = [head, *(_cells(scope) for scope in self.scopes)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
+
+def _cells(scope: ScopeReport) -> tuple[str, ...]:
+    norms = f"{min(scope.norms):.3g}..{max(scope.norms):.3g}" if scope.norms else "-"
+    return (
+        scope.name,
+        str(scope.parameters),
+        str(scope.steps),
+        f"{scope.occupied}/{scope.capacity}",
+        str(max(scope.ages, default=0)),
+        norms,
+        f"{scope.accepted_share:.0%}" if scope.steps else "-",
+        f"{scope.total_weight:.3g}",
+        f"{scope.bytes:,}",
+    )
+
+
+def describe(memories: Sequence[Memory], state: State) -> MemoryReport:
+    """The report on these memories; reads numbers from their device."""
+    return MemoryReport(
+        tuple(_describe_row(m, i, state) for m in memories for i in range(len(m.rows)))
+    )
+
+
+def _describe_row(memory: Memory, row: int, state: State) -> ScopeReport:
+    ledger = memory.ledger
+    births = ledger.birth[row].tolist()
+    counters = ledger.counters[row].tolist()
+    held = [slot for slot, birth in enumerate(births) if birth > 0]
+    n = torch.tensor([float(len(held))])
+    weight = weights(memory.options.aggregate, n, memory.options.kappa)
+    norms, priorities = ledger.norm[row].tolist(), ledger.priority[row].tolist()
+    tensors = [p for p in memory.rows[row] if holds_memory(state, p)]
+    return ScopeReport(
+        name=memory.names[row],
+        parameters=len(memory.rows[row]),
+        steps=counters[STEPS],
+        capacity=memory.options.capacity,
+        occupied=len(held),
+        ages=tuple(counters[STEPS] + 1 - births[slot] for slot in held),
+        norms=tuple(norms[slot] for slot in held),
+        priorities=tuple(priorities[slot] for slot in held),
+        accepted_share=counters[ACCEPTED] / counters[STEPS] if counters[STEPS] else float("nan"),
+        oldest_used=counters[OLDEST_USED],
+        total_weight=float(weight.current + len(held) * weight.stored),
+        bytes=sum(local(state[p][key]).nbytes for p in tensors for key in (SLOTS, SUM))
+        + (sum(state[tensors[0]][key].nbytes for key in LEDGER_KEYS) if tensors else 0),
+    )
+
+
+@dataclass(frozen=True)
+class MemoryBytes:
+    """The cost of a memory in bytes on this rank.
+
+    Attributes:
+        slots: the stored gradients.
+        sums: their running sums.
+        ledgers: norms, priorities and ages.
+    """
+
+    slots: int
+    sums: int
+    ledgers: int
+
+    @property
+    def total(self) -> int:
+        """All of it, beside what the base optimizer keeps."""
+        return self.slots + self.sums + self.ledgers
+
+
+def memory_bytes(
+    params: Iterable[Any], capacity: int = 10, *, scope: Scope = "model"
+) -> MemoryBytes:
+    """What a memory will hold once every parameter had a gradient; allocates nothing.
+
+    Per parameter element: `capacity` times its own size, and its size again for the running sum (4
+    bytes for float16 and bfloat16). A step uses besides a working buffer of about a million bytes
+    on the CPU, or of the largest tensor if that is more.
+
+    Args:
+        params: what the optimizer is given: parameters, named parameters, or groups; groups are
+            counted with their own ``capacity`` and ``scope`` if they name any.
+        capacity: gradients kept; at least 0.
+        scope: "model", "group" or "tensor".
+
+    Returns:
+        Bytes by kind; ``.total`` is what ``memory_report().bytes`` will say.
+
+    Raises:
+        OptionError: capacity or scope out of range.
+
+    Example:
+        >>> import torch, gradmem
+        >>> model = torch.nn.Linear(1000, 1000)
+        >>> gradmem.memory_bytes(model.parameters(), capacity=10).slots
+        40040000
+    """
+    groups = list(params)
+    if not groups or not isinstance(groups[0], Mapping):
+        groups = [{"params": groups}]
+    total = [0, 0, 0]
+    shared: set[MemoryOptions] = set()
+    for group in groups:
+        chosen = {key: group[key] for key in ("capacity", "scope") if key in group}
+        options = MemoryOptions(**{"capacity": capacity, "scope": scope, **chosen})
+        if not options.enabled:
+            continue
+        tensors = [_tensor_of(item) for item in group["params"]]
+        for part in tensors:
+            total[0] += options.capacity * part.numel() * part.element_size()
+            total[1] += part.numel() * sum_dtype(part.dtype).itemsize
+        rows = {"model": options not in shared, "group": True, "tensor": len(tensors)}[
+            options.scope
+        ]
+        shared.add(options)
+        total[2] += rows * _ledger_bytes(options.capacity)
+    return MemoryBytes(*total)
+
+
+def _tensor_of(item: Any) -> Tensor:
+    return local(item[1] if isinstance(item, tuple) else item)
+
+
+def _ledger_bytes(capacity: int) -> int:
+    ledger = empty_ledger(1, capacity, torch.device("meta"))
+    return sum(getattr(ledger, name).nbytes for name in LEDGER_KEYS.values())

@@ -1,0 +1,284 @@
+"""The part that all memory-augmented optimizers share: groups, state, checkpoints, the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gradmem.errors import GradientError, StepError
+from gradmem.memory import slots as storage
+from gradmem.memory.ledger import Decision, commit, decide, drop_expired
+from gradmem.memory.norms import ledger_norms
+from gradmem.memory.options import OPTION_NAMES, MemoryOptions
+from gradmem.memory.sharding import local, locals_of
+from gradmem.optim import checkpoint, validation
+from gradmem.optim.plan import Group, Memory, Plan, Portion, make_plan
+from gradmem.optim.report import MemoryReport, describe
+from gradmem.optim.state import SLOTS, SUM, holds_memory
+
+
+class _Move(NamedTuple):
+    """What one ledger row does this step: Python values on the host, else 0-d tensors."""
+
+    current: Any
+    stored: Any
+    slot: Any
+    write: Any
+    renew: bool
+
+
+class MemoryOptimizer(Optimizer):
+    """Base of the named optimizers: put it before the torch class and write `_update`.
+
+    The torch class keeps its constructor, options, state and update rule; this class hands it the
+    aggregate of gradient and memory in place of the gradient.
+    """
+
+    _plan: Plan | None = None
+    _stepping: bool = False
+
+    def __init__(self, params: Any, memory: MemoryOptions, **base_options: Any) -> None:
+        validation.check_base_options(base_options)
+        self._memory_defaults = memory
+        super().__init__(params, **base_options)
+        # With this flag a GradScaler would hand over gradients that are still scaled.
+        self._step_supports_amp_scaling = False
+
+    def _update(self, group: Group, updates: list[Tensor]) -> None:
+        """Apply the base rule to ``group["params"]`` with these updates for gradients."""
+        raise NotImplementedError
+
+    # The step ------------------------------------------------------------------------------------
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step and remember the gradient; ``p.grad`` is left as it was.
+
+        Args:
+            closure: evaluates the model again and returns the loss; called once.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            OptionError: an option was edited out of its range, or one that is fixed was changed.
+            GradientError: a gradient is sparse. Nothing was changed.
+            StepError: the closure is not callable, or calls step itself.
+        """
+        loss = self._evaluate(closure)
+        plan = self._current_plan()
+        for memory in plan.memories:
+            _check_gradients(memory)
+        for index in plan.plain:
+            self._step_plain(index)
+        for memory in plan.memories:
+            self._step_memory(memory)
+        return loss
+
+    def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
+        if closure is None:
+            return None
+        if not callable(closure):
+            raise StepError(
+                f"closure must be callable or None, got {type(closure).__name__}; call "
+                "loss.backward() first and then step() without arguments"
+            )
+        if self._stepping:
+            raise StepError(
+                "step() was called from within its own closure; the closure must only "
+                "evaluate the model, call backward() and return the loss"
+            )
+        self._stepping = True
+        try:
+            with torch.enable_grad():
+                return closure()
+        finally:
+            self._stepping = False
+
+    def _current_plan(self) -> Plan:
+        if self._plan is None or not self._plan.is_current(self.param_groups, self.state):
+            validation.check_edits(self.param_groups, self._fixed)
+            self._plan = make_plan(self.param_groups, self.state)
+            for memory in self._plan.memories:
+                self._drop_expired(memory)
+        return self._plan
+
+    def _drop_expired(self, memory: Memory) -> None:
+        if memory.options.max_age is None:
+            return
+        expired = drop_expired(memory.ledger, memory.options.max_age)
+        if not bool(expired.any()):
+            return
+        for i, row in enumerate(memory.rows):
+            held = [self.state[p] for p in row if holds_memory(self.state, p)]
+            storage.clear(
+                [local(s[SLOTS]) for s in held], [local(s[SUM]) for s in held], expired[i]
+            )
+
+    def _step_plain(self, index: int) -> None:
+        group = self.param_groups[index]
+        params = [p for p in group["params"] if p.grad is not None]
+        self._update({**group, "params": params}, locals_of([p.grad for p in params]))
+
+    def _step_memory(self, memory: Memory) -> None:
+        device = memory.ledger.priority.device
+        grads = [[p.grad for p in row if p.grad is not None] for row in memory.rows]
+        norms = ledger_norms(grads, device, l2=memory.options.norm == "l2")
+        decision = decide(memory.ledger, norms, memory.options)
+        capturable = any(self.param_groups[i].get("capturable", False) for i in memory.groups)
+        moves = _moves(memory, decision, capturable=capturable)
+        for portion in memory.portions:
+            self._step_portion(memory, portion, moves[portion.row])
+        commit(memory.ledger, decision, memory.options.decay)
+        memory.calls += 1
+
+    def _step_portion(self, memory: Memory, portion: Portion, move: _Move) -> None:
+        """Update the parameters that have a gradient, then let the memory take it."""
+        present = [i for i, p in enumerate(portion.parameters) if p.grad is not None]
+        if present:
+            params = [portion.parameters[i] for i in present]
+            grads = locals_of([p.grad for p in params if p.grad is not None])
+            kept = [self._memory_of(p, memory.options.capacity) for p in params]
+            slots, sums = [local(s) for s, _ in kept], [local(s) for _, s in kept]
+            updates = _updates(portion, present, grads, sums, move)
+            group = self.param_groups[portion.group]
+            self._update({**group, "params": params}, updates)
+            for p, (own_slots, own_sum) in zip(params, kept, strict=True):
+                if not holds_memory(self.state, p):
+                    self.state[p].update({SLOTS: own_slots, SUM: own_sum})
+                    memory.attach(p, portion.row, self.state)
+            _retain(slots, sums, grads, move)
+        if len(present) < len(portion.parameters):
+            absent = [p for p in portion.parameters if p.grad is None]
+            self._age_absent([p for p in absent if holds_memory(self.state, p)], move)
+
+    def _memory_of(self, p: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+        """Slots and running sum, made if need be. torch classes make their own state only while
+        ``state[p]`` is empty, so new ones are put there after the base's first update.
+        """
+        if holds_memory(self.state, p):
+            return self.state[p][SLOTS], self.state[p][SUM]
+        return storage.allocate(p, capacity)
+
+    def _age_absent(self, params: Sequence[Tensor], move: _Move) -> None:
+        """A parameter without a gradient contributes zero to the gradient that is stored."""
+        if params:
+            slots = [local(self.state[p][SLOTS]) for p in params]
+            sums = [local(self.state[p][SUM]) for p in params]
+            _retain(slots, sums, [s.new_zeros(()).expand(s.shape[1:]) for s in slots], move)
+
+    # Groups --------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, with options of its own if it names any; checked before it is added.
+
+        Raises:
+            OptionError: an option is out of range, or a key is unknown.
+            OptionTypeError: an option is of the wrong type.
+            GradientError: a parameter is of a kind the memory cannot hold.
+        """
+        for name, value in self._memory_defaults.as_group().items():
+            self.defaults.setdefault(name, value)
+        validation.check_group(param_group, len(self.param_groups), self.defaults)
+        super().add_param_group(param_group)
+        self._fixed = validation.fixed_options(self.param_groups)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plan = None
+        if "defaults" in self.__dict__:
+            for group in self.param_groups:
+                for name in OPTION_NAMES:
+                    group.setdefault(name, self.defaults[name])
+        self._fixed = validation.fixed_options(self.param_groups)
+
+    # Checkpoints ---------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint of this class, or of its torch class (the memory is then empty).
+
+        Raises:
+            CheckpointError: capacity, policy, scope, norm or a shape is another; nothing was
+                changed.
+        """
+        loading = checkpoint.Loading(self.param_groups)
+        before = self.register_load_state_dict_pre_hook(lambda _, given: loading.take_memory(given))
+        after = self.register_load_state_dict_post_hook(
+            lambda _: loading.restore_memory(self.param_groups, self.state), prepend=True
+        )
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    # Looking inside ------------------------------------------------------------------------------
+
+    def memory_report(self) -> MemoryReport:
+        """What the memory holds now: fill, ages, norms, share of accepted steps, bytes, per scope.
+
+        It reads numbers from the device and is not for every step of a hot loop.
+        """
+        return describe(self._current_plan().memories, self.state)
+
+
+def _check_gradients(memory: Memory) -> None:
+    for name, row in zip(memory.names, memory.rows, strict=True):
+        for p in row:
+            if p.grad is not None and p.grad.layout is not torch.strided:
+                raise GradientError(
+                    f"a parameter of shape {tuple(p.shape)} in {name} has a gradient of layout "
+                    f"{p.grad.layout}; a memory holds dense ones (torch.strided): use "
+                    "nn.Embedding(sparse=False), or put it in a group with capacity=0 if the base "
+                    "optimizer takes sparse gradients"
+                )
+
+
+def _moves(memory: Memory, decision: Decision, *, capturable: bool) -> list[_Move]:
+    """The decision, a row at a time; read in one go where that waits for nothing."""
+    fields = (decision.weights.current, decision.weights.stored, decision.slot, decision.write)
+    if memory.on_host:
+        together = torch.stack([t.to(torch.float64) for t in (*fields, decision.renew)])
+        return [
+            _Move(current, stored, int(slot), bool(write), bool(renew))
+            for current, stored, slot, write, renew in together.t().tolist()
+        ]
+    # The host cannot know how much the sums have drifted without waiting: renew them regularly,
+    # often enough that the cost stays one read a step, always inside a captured graph.
+    period = 1 if capturable else max(16, memory.options.capacity)
+    renew = memory.calls % period == period - 1
+    columns = zip(*(field.unbind() for field in fields), strict=True)
+    moves = [_Move(c, s, slot, write, renew) for c, s, slot, write in columns]
+    if memory.options.kappa == 0:
+        return [move._replace(stored=0.0) for move in moves]
+    return moves
+
+
+def _updates(
+    portion: Portion, present: list[int], grads: list[Tensor], sums: list[Tensor], move: _Move
+) -> list[Tensor]:
+    """What the base rule gets in place of the gradients."""
+    if isinstance(move.stored, float) and move.stored == 0.0:
+        return grads
+    wide = [portion.wide[i] for i in present]
+    storage.combine(wide, grads, sums, move.current, move.stored)
+    if portion.narrow is portion.wide:
+        return wide
+    narrow = [portion.narrow[i] for i in present]
+    torch._foreach_copy_(narrow, wide)
+    return narrow
+
+
+def _retain(slots: list[Tensor], sums: list[Tensor], grads: list[Tensor], move: _Move) -> None:
+    if isinstance(move.write, bool):
+        if move.write:
+            storage.exchange(slots, sums, grads, move.slot)
+    else:
+        storage.exchange_where(slots, sums, grads, move.slot, move.write)
+    if move.renew:
+        storage.renew(slots, sums)

@@ -1,0 +1,85 @@
+"""What a memory keeps in ``optimizer.state[p]``: keys, and the way from there to ledgers and back.
+
+Every parameter of a scope holds the whole bookkeeping of its ledger, as views of the same tensors:
+a few hundred bytes that let any part of a checkpoint stand for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from gradmem.errors import CheckpointError
+from gradmem.memory.ledger import Ledger, empty_ledger
+
+# Per parameter, sharded with it.
+SLOTS: Final = "memory_slots"  # (C, *shape), the parameter's type
+SUM: Final = "memory_sum"  # (*shape), float32 or wider
+# Per ledger, the same in each of its parameters.
+PRIORITY: Final = "memory_priority"  # (C,) float64
+NORM: Final = "memory_norm"  # (C,) float64
+BIRTH: Final = "memory_birth"  # (C,) int64
+COUNTERS: Final = "memory_counters"  # (4,) int64
+DRIFT: Final = "memory_drift"  # () float64
+
+LEDGER_KEYS: Final = {
+    PRIORITY: "priority",
+    NORM: "norm",
+    BIRTH: "birth",
+    COUNTERS: "counters",
+    DRIFT: "drift",
+}
+MEMORY_KEYS: Final = (SLOTS, SUM, *LEDGER_KEYS)
+
+State = Mapping[Tensor, dict[str, Any]]
+Row = dict[str, Tensor]
+
+
+def holds_memory(state: State, parameter: Tensor) -> bool:
+    """Whether the parameter has slots and a ledger."""
+    return PRIORITY in state.get(parameter, {})
+
+
+def find_row(parameters: Sequence[Tensor], state: State) -> Row | None:
+    """The bookkeeping that these parameters, of one ledger, hold; None when none holds any."""
+    found: Row | None = None
+    for p in parameters:
+        if not holds_memory(state, p):
+            continue
+        row = {key: state[p][key] for key in LEDGER_KEYS}
+        if found is None:
+            found = row
+        elif not rows_agree(found, row):
+            raise CheckpointError(
+                "parameters of one scope hold different memories; the state was put together from "
+                "different optimizers, or saved with another scope: drop it with "
+                "gradmem.forget_memory(state_dict) to start with an empty memory"
+            )
+    return found
+
+
+def rows_agree(one: Row, other: Row) -> bool:
+    """Whether two ledgers say the same; views of the same storage do, without being read."""
+    return all(
+        one[key].data_ptr() == other[key].data_ptr()
+        or torch.equal(one[key].cpu(), other[key].cpu())
+        for key in LEDGER_KEYS
+    )
+
+
+def stack_rows(rows: Sequence[Row | None], capacity: int, device: torch.device) -> Ledger:
+    """One Ledger of all rows; a None is an empty one."""
+    ledger = empty_ledger(len(rows), capacity, device)
+    for i, row in enumerate(rows):
+        if row is not None:
+            for key, name in LEDGER_KEYS.items():
+                getattr(ledger, name)[i].copy_(row[key])
+    return ledger
+
+
+def row_views(ledger: Ledger, i: int) -> Row:
+    """Row i of the ledger as state entries that follow every change of it."""
+    return {key: getattr(ledger, name)[i] for key, name in LEDGER_KEYS.items()}

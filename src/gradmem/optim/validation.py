@@ -1,0 +1,170 @@
+"""Checks of param groups: every message has the name, the value, the range, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradmem.errors import GradientError, OptionError, OptionTypeError
+from gradmem.memory.options import OPTION_NAMES, options_of
+
+# Options that decide what the stored numbers mean: changing them would need another memory.
+FIXED_OPTIONS = ("capacity", "scope", "norm")
+
+# Keys that schedulers, samplers of parameter groups and loggers put into groups.
+FOREIGN_KEYS = {"params", "param_names", "name", "lr_scale", "layer_id"} | {
+    "initial_lr",
+    "max_lr",
+    "min_lr",
+    "base_momentum",
+    "max_momentum",
+    "swa_lr",
+}
+
+
+class _Range(NamedTuple):
+    low: float
+    high: float
+    text: str
+
+    def holds(self, value: float) -> bool:
+        return self.low <= value < self.high
+
+
+_NOT_NEGATIVE = _Range(0.0, math.inf, "a finite number of at least 0")
+_BELOW_ONE = _Range(0.0, 1.0, "in [0, 1)")
+_RANGES: dict[str, _Range] = {
+    "lr": _NOT_NEGATIVE,
+    "eps": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "momentum": _NOT_NEGATIVE,
+    "alpha": _NOT_NEGATIVE,
+    "dampening": _Range(-math.inf, math.inf, "a finite number"),
+}
+
+
+def check_base_options(options: Mapping[str, Any], where: str = "") -> None:
+    """Check the torch class's own options, `where` being put before the message."""
+    for name, allowed in _RANGES.items():
+        if name in options:
+            _check_number(name, options[name], allowed, where)
+    if "betas" in options:
+        betas = options["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise OptionTypeError(f"{where}betas must be two numbers in [0, 1), got {betas!r}")
+        for i, beta in enumerate(betas):
+            _check_number(f"betas[{i}]", beta, _BELOW_ONE, where)
+    _check_combinations(options, where)
+
+
+def check_group(group: Any, index: int, defaults: Mapping[str, Any]) -> None:
+    """Check a group before it is added: keys, options, and the kinds of its parameters."""
+    if not isinstance(group, dict):
+        raise OptionTypeError(
+            f"param group {index} must be a dict with the key 'params', got {type(group).__name__}"
+        )
+    where = f"param group {index}: "
+    _check_keys(group, defaults, where)
+    options = {**defaults, **group}
+    check_base_options(options, where)
+    _check_memory_options(options, where)
+    if not isinstance(group["params"], (Tensor, set)):
+        group["params"] = list(group["params"])
+        _check_parameters(group["params"], options, where)
+
+
+def fixed_options(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What `check_edits` compares with."""
+    return [{name: group[name] for name in FIXED_OPTIONS} for group in groups]
+
+
+def check_edits(groups: Sequence[Mapping[str, Any]], fixed: Sequence[Mapping[str, Any]]) -> None:
+    """Check options edited in ``param_groups``; those of `FIXED_OPTIONS` may not change."""
+    for i, (group, before) in enumerate(zip(groups, fixed, strict=True)):
+        where = f"param group {i}: "
+        missing = [name for name in OPTION_NAMES if name not in group]
+        if missing:
+            raise OptionError(f"{where}{missing[0]} was removed; set it to a value again")
+        for name, value in before.items():
+            if group[name] != value:
+                raise OptionError(
+                    f"{where}{name} was changed from {value!r} to {group[name]!r}, but is fixed at "
+                    f"construction; set it back to {value!r}, or make a new optimizer with "
+                    f"{name}={group[name]!r} (kappa=0 switches the memory off)"
+                )
+        _check_memory_options(group, where)
+
+
+def _check_memory_options(options: Mapping[str, Any], where: str) -> None:
+    try:
+        options_of(options)
+    except (OptionError, OptionTypeError) as error:
+        raise type(error)(f"{where}{error}") from None
+
+
+def _check_keys(group: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
+    if "params" not in group:
+        raise OptionError(f"{where}the key 'params' is missing; got {sorted(group)}")
+    for key in group:
+        if key not in defaults and key not in FOREIGN_KEYS:
+            close = difflib.get_close_matches(str(key), list(defaults), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {sorted(defaults)}"
+            raise OptionError(f"{where}unknown key {key!r}; {hint}")
+
+
+def _check_parameters(params: Sequence[Any], options: Mapping[str, Any], where: str) -> None:
+    for i, item in enumerate(params):
+        p = item[1] if isinstance(item, tuple) else item
+        if not isinstance(p, Tensor):
+            continue  # torch says what is wrong with it
+        if p.layout is not torch.strided:
+            raise GradientError(
+                f"{where}parameter {i} has the layout {p.layout}; a memory holds dense tensors "
+                "(torch.strided): convert it with .to_dense()"
+            )
+        if options.get("fused") and not p.is_floating_point():
+            raise OptionError(
+                f"{where}fused=True needs floating-point parameters, but parameter {i} is "
+                f"{p.dtype}; leave fused=None"
+            )
+
+
+def _check_number(name: str, value: Any, allowed: _Range, where: str) -> None:
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise OptionError(f"{where}{name} as a tensor must have 1 element, got {value.numel()}")
+        if value.device.type != "cpu":
+            return  # its value is not worth waiting for the accelerator
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise OptionTypeError(
+            f"{where}{name} must be {allowed.text}, got {value!r} ({type(value).__name__})"
+        )
+    if not allowed.holds(value) or math.isinf(value):
+        raise OptionError(f"{where}{name} must be {allowed.text}, got {value!r}")
+
+
+def _check_combinations(options: Mapping[str, Any], where: str) -> None:
+    if options.get("differentiable"):
+        raise OptionError(
+            f"{where}differentiable=True is refused: stored gradients are constants, so a "
+            "derivative through the step would be wrong; use the torch class for that"
+        )
+    if options.get("nesterov") and not (options["momentum"] > 0 and options["dampening"] == 0):
+        raise OptionError(
+            f"{where}nesterov=True needs momentum > 0 and dampening 0, got "
+            f"momentum={options['momentum']!r}, dampening={options['dampening']!r}"
+        )
+    if options.get("fused") and options.get("foreach"):
+        raise OptionError(f"{where}fused and foreach cannot both be True; set one of them")
+    tensor_lr = isinstance(options.get("lr"), Tensor)
+    if options.get("foreach") and tensor_lr and options.get("capturable") is False:
+        raise OptionError(
+            f"{where}a tensor lr with foreach=True needs capturable=True; use foreach=None, "
+            "or a float lr"
+        )

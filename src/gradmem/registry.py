@@ -1,0 +1,84 @@
+"""Optimizers by name: the class, and its options read from its signature."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+from torch.optim.optimizer import ParamsT
+
+from gradmem.errors import OptionError
+from gradmem.optim.adam import Adam_C, AdamW_C
+from gradmem.optim.rmsprop import RMSprop_C
+from gradmem.optim.sgd import SGD_C
+from gradmem.optim.shell import MemoryOptimizer
+
+_CLASSES: dict[str, type[MemoryOptimizer]] = {
+    cls.__name__.lower(): cls for cls in (Adam_C, AdamW_C, RMSprop_C, SGD_C)
+}
+
+
+def names() -> list[str]:
+    """The names `create` knows, sorted.
+
+    Example:
+        >>> import gradmem
+        >>> gradmem.names()
+        ['adam_c', 'adamw_c', 'rmsprop_c', 'sgd_c']
+    """
+    return sorted(_CLASSES)
+
+
+def optimizer_class(name: str) -> type[MemoryOptimizer]:
+    """The class of this name, which is its own name in lower case.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if name not in _CLASSES:
+        close = difflib.get_close_matches(name.lower(), _CLASSES, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names())}"
+        raise OptionError(f"unknown optimizer {name!r}; {hint}")
+    return _CLASSES[name]
+
+
+def options(name: str) -> dict[str, Any]:
+    """Every option of an optimizer and its default, in the order of its signature.
+
+    Raises:
+        OptionError: there is no optimizer of this name.
+
+    Example:
+        >>> import gradmem
+        >>> gradmem.options("sgd_c")["aggregate"]
+        'sum'
+    """
+    parameters = inspect.signature(optimizer_class(name)).parameters
+    return {key: p.default for key, p in parameters.items() if key != "params"}
+
+
+def create(name: str, params: ParamsT, **chosen: Any) -> MemoryOptimizer:
+    """Make an optimizer by name, for configuration files and command lines.
+
+    Args:
+        name: one of `names()`.
+        params: parameters, named parameters, or groups, as for the class.
+        **chosen: options of the class; see `options`.
+
+    Raises:
+        OptionError: the name or an option is unknown, or a value out of range.
+
+    Example:
+        >>> import torch, gradmem
+        >>> model = torch.nn.Linear(2, 1)
+        >>> type(gradmem.create("adam_c", model.parameters(), lr=0.01, capacity=5)).__name__
+        'Adam_C'
+    """
+    known = options(name)
+    for key in chosen:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            raise OptionError(f"unknown option {key!r} for {name!r}; {hint}")
+    return optimizer_class(name)(params, **chosen)
