@@ -90,8 +90,8 @@ def decide(ledger: Ledger, norm: Tensor, options: MemoryOptions) -> Decision:
     choice = POLICIES[options.policy](Offer(norm, step), ledger)
     slot = torch.where(free, slot, choice.slot)
     write = seen & (free | choice.accept)
-    drift = ledger.drift + write * _rounding(ledger.norm, slot, norm)
-    renew = write & ~(drift <= TOLERANCE**2 * _squares_after(ledger.norm, slot, norm))
+    drift, renew = _drift(ledger, slot, norm)
+    renew = renew & write
     occupied = (ledger.birth > 0).sum(dim=1).to(torch.float64)
     return Decision(
         weights=weights(options.aggregate, occupied, options.kappa),
@@ -156,14 +156,16 @@ def _enter(table: Tensor, decision: Decision, value: Tensor) -> None:
     table.scatter_(1, slot, entry)
 
 
-def _squares_after(norms: Tensor, slot: Tensor, norm: Tensor) -> Tensor:
-    """Sum of the squared norms once `norm` has taken `slot`."""
-    return norms.scatter(1, slot[:, None], norm[:, None]).square().sum(dim=1)
+def _drift(ledger: Ledger, slot: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+    """The running sum's squared error once `norm` has taken `slot`, and whether it is too large.
 
-
-def _rounding(norms: Tensor, slot: Tensor, norm: Tensor) -> Tensor:
-    """Squared rounding error that exchanging one slot adds to the running sum."""
-    before = norms.square().sum(dim=1)
-    old = norms.gather(1, slot[:, None]).squeeze(1).square()
-    moved = old + norm.square() + before + _squares_after(norms, slot, norm)
-    return UNIT_ROUNDOFF**2 * moved
+    Sums are taken for as long as the root sum of squares of their terms, which is their expected
+    length for gradients that point every way.
+    """
+    squares = ledger.norm.square()
+    before = squares.sum(dim=1)
+    old = squares.gather(1, slot[:, None]).squeeze(1)
+    new = norm.square()
+    after = before - old + new
+    drift = ledger.drift + UNIT_ROUNDOFF**2 * (old + new + before + after)
+    return drift, ~(drift <= TOLERANCE**2 * after)

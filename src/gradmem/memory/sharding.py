@@ -12,18 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is a DTensor; asked by attribute, as torch.distributed may be absent."""
-    return hasattr(tensor, "device_mesh")
+    return type(tensor) not in _PLAIN and hasattr(tensor, "device_mesh")
 
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of a DTensor, sharing its storage; a plain tensor as it is."""
-    if is_sharded(tensor):
-        part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
-        return part
-    return tensor
+    if not is_sharded(tensor):
+        return tensor
+    part: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    return part
 
 
 def locals_of(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -90,9 +90,9 @@ class Adam_C(_AdamUpdate):
     the stored norms). Equal devices and thread counts give equal bits, also after a resume. A
     step whose gradient is zero or not finite leaves the memory as it was.
 
-    Departs from the authors' programs: the admission
-    threshold is the exact minimum; the norm is the L2 norm of the whole gradient unless
-    ``norm="sum"``; zero, NaN and Inf are never stored; the memory survives a resume.
+    Departs from the authors' programs: the admission threshold is the exact minimum; the norm is
+    the L2 norm of the whole gradient unless ``norm="sum"``; zero, NaN and Inf are never stored; the
+    memory survives a resume.
 
     Reference: McRae, Parthasarathi, Assran, Chandar, *Memory Augmented Optimizers for Deep
     Learning*, ICLR 2022, arXiv 2106.10708; base rule: Kingma and Ba 2015, arXiv 1412.6980.
@@ -198,9 +198,9 @@ class AdamW_C(_AdamUpdate, AdamW):
     the stored norms). Equal devices and thread counts give equal bits, also after a resume. A
     step whose gradient is zero or not finite leaves the memory as it was.
 
-    Departs from the authors' programs: the admission
-    threshold is the exact minimum; the norm is the L2 norm of the whole gradient unless
-    ``norm="sum"``; zero, NaN and Inf are never stored; the memory survives a resume.
+    Departs from the authors' programs: the admission threshold is the exact minimum; the norm is
+    the L2 norm of the whole gradient unless ``norm="sum"``; zero, NaN and Inf are never stored; the
+    memory survives a resume.
 
     Reference: McRae, Parthasarathi, Assran, Chandar, *Memory Augmented Optimizers for Deep
     Learning*, ICLR 2022, arXiv 2106.10708; base rule: Loshchilov and Hutter 2019, arXiv 1711.05101.

@@ -36,7 +36,7 @@ class RMSprop_C(MemoryOptimizer, RMSprop):
         aggregate: "mean" (g + kappa S) / (n + 1), "sum" g + kappa S / n, "mid"
             (g + kappa S / n) / 2, with S the sum of the n stored gradients. "sum" has a total
             weight of 1 + kappa: at kappa 1 it doubles the step.
-        kappa: weight of the memory, any finite number, negative too; 0 gives exactly torch's RMSprop.
+        kappa: weight of the memory, any finite number, negative too; 0 gives torch's RMSprop.
         policy: "top_norm" keeps the largest decayed norms, "bottom_norm" the smallest norms, "fifo"
             the last ones.
         scope: what shares one decision per step: "model" (all groups of equal memory options),
@@ -49,7 +49,8 @@ class RMSprop_C(MemoryOptimizer, RMSprop):
     equal in all parameters of a scope: ``memory_priority``, ``memory_norm`` (capacity,) float64,
     ``memory_birth`` (capacity,) int64, ``memory_counters`` (4,) int64, ``memory_drift`` () float64.
 
-    Bytes per float32 parameter element: 4 (capacity + 1) beside RMSprop's 4 (12 with momentum and centered); see `memory_bytes`.
+    Bytes per float32 parameter element: 4 (capacity + 1) beside RMSprop's 4 to 12; see
+    `memory_bytes`.
 
     Raises:
         OptionError: an option is out of range, unknown, or contradicts another.
@@ -61,9 +62,9 @@ class RMSprop_C(MemoryOptimizer, RMSprop):
     the stored norms). Equal devices and thread counts give equal bits, also after a resume. A
     step whose gradient is zero or not finite leaves the memory as it was.
 
-    Departs from the authors' programs: the admission
-    threshold is the exact minimum; the norm is the L2 norm of the whole gradient unless
-    ``norm="sum"``; zero, NaN and Inf are never stored; the memory survives a resume.
+    Departs from the authors' programs: the admission threshold is the exact minimum; the norm is
+    the L2 norm of the whole gradient unless ``norm="sum"``; zero, NaN and Inf are never stored; the
+    memory survives a resume.
 
     Reference: McRae, Parthasarathi, Assran, Chandar, *Memory Augmented Optimizers for Deep
     Learning*, ICLR 2022, arXiv 2106.10708; base rule: Tieleman and Hinton 2012.

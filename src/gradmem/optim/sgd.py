@@ -50,7 +50,8 @@ class SGD_C(MemoryOptimizer, SGD):
     equal in all parameters of a scope: ``memory_priority``, ``memory_norm`` (capacity,) float64,
     ``memory_birth`` (capacity,) int64, ``memory_counters`` (4,) int64, ``memory_drift`` () float64.
 
-    Bytes per float32 parameter element: 4 (capacity + 1) beside SGD's 0 (4 with momentum); see `memory_bytes`.
+    Bytes per float32 parameter element: 4 (capacity + 1) beside SGD's 0 or 4; see
+    `memory_bytes`.
 
     Raises:
         OptionError: an option is out of range, unknown, or contradicts another.
@@ -62,10 +63,9 @@ class SGD_C(MemoryOptimizer, SGD):
     the stored norms). Equal devices and thread counts give equal bits, also after a resume. A
     step whose gradient is zero or not finite leaves the memory as it was.
 
-    Departs from the authors' programs: the admission
-    threshold is the exact minimum; the norm is the L2 norm of the whole gradient unless
-    ``norm="sum"``; zero, NaN and Inf are never stored; the memory survives a resume. Weight decay is not stored with
-    the gradient, and kappa=0 does not switch momentum off.
+    Departs from the authors' programs: the admission threshold is the exact minimum; the norm is
+    the L2 norm of the whole gradient unless ``norm="sum"``; zero, NaN and Inf are never stored; the
+    memory survives a resume; weight decay is not stored; kappa=0 leaves momentum on.
 
     Reference: McRae, Parthasarathi, Assran, Chandar, *Memory Augmented Optimizers for Deep
     Learning*, ICLR 2022, arXiv 2106.10708; base rule: Sutskever et al. 2013.

@@ -1,0 +1,6 @@
+"""``python -m gradmem.lab`` is the console script ``gradmem``."""
+
+from gradmem.lab.cli import main
+
+if __name__ == "__main__":
+    main()
