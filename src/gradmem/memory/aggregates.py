@@ -2,7 +2,7 @@
 
 Every aggregate here is linear, ``current * g + stored * S`` with S the sum of the stored gradients,
 so a function only has to say the two weights. `n` holds how many gradients each ledger has stored.
-The caller returns g itself where n = 0 or kappa = 0; the functions are only asked where n > 0.
+`weights` answers where n = 0, and with kappa = 0 there is no memory: the functions see neither.
 """
 
 from __future__ import annotations
@@ -45,8 +45,6 @@ AGGREGATES: dict[str, AggregateFunction] = {"mean": mean, "sum": sum_, "mid": mi
 
 def weights(aggregate: str, n: Tensor, kappa: float) -> Weights:
     """The weights for every ledger, (1, 0) where there is nothing to combine with."""
-    if kappa == 0:
-        return Weights(torch.ones_like(n), torch.zeros_like(n))
     empty = n == 0
     combined = AGGREGATES[aggregate](n.masked_fill(empty, 1.0), kappa)
     return Weights(

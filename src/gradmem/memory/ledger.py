@@ -113,7 +113,8 @@ def commit(ledger: Ledger, decision: Decision, decay: float) -> None:
     _enter(ledger.priority, decision, decision.priority)
     _enter(ledger.norm, decision, decision.norm)
     _enter(ledger.birth, decision, step)
-    factor = torch.where(decision.seen, decay, 1.0)
+    # Not torch.where(seen, decay, 1.0): of two Python numbers it makes a float32.
+    factor = torch.ones_like(decision.norm).masked_fill_(decision.seen, decay)
     ledger.priority.mul_(factor[:, None])
     ledger.drift.copy_(decision.drift)
     ledger.counters[:, STEPS] += decision.seen

@@ -101,8 +101,7 @@ def make_plan(groups: Sequence[Group], state: State) -> Plan:
     plain: list[int] = []
     for i, group in enumerate(groups):
         options = options_of(group)
-        holds = any(holds_memory(state, p) for p in group["params"])
-        if options.capacity > 0 and (options.enabled or holds):
+        if options.enabled:
             _join(shares, i, group["params"], options, state)
         else:
             plain.append(i)

@@ -253,10 +253,7 @@ def _moves(memory: Memory, decision: Decision, *, capturable: bool) -> list[_Mov
     period = 1 if capturable else max(16, memory.options.capacity)
     renew = memory.calls % period == period - 1
     columns = zip(*(field.unbind() for field in fields), strict=True)
-    moves = [_Move(c, s, slot, write, renew) for c, s, slot, write in columns]
-    if memory.options.kappa == 0:
-        return [move._replace(stored=0.0) for move in moves]
-    return moves
+    return [_Move(c, s, slot, write, renew) for c, s, slot, write in columns]
 
 
 def _updates(

@@ -1,0 +1,348 @@
+"""The slow literal twin of the optimizers with memory: numpy float64, Python lists and loops.
+
+Written from the definition, independent of the library, with no running sum and no shared work:
+stored gradients lie in a list, every aggregate sums that list anew. Tests compare the library with
+it at every step. Where a rule of another program has to be imitated, subclass and override one of
+the small methods (see golden_variants.py).
+
+    twin = Twin("adam", [np.zeros(3)], lr=0.1, capacity=2)
+    twin.step([np.ones(3)])
+    twin.params, twin.memory_of(0)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+MEMORY_DEFAULTS = {
+    "capacity": 10,
+    "decay": 0.7,
+    "aggregate": "mean",
+    "kappa": 1.0,
+    "policy": "top_norm",
+    "scope": "model",
+    "norm": "l2",
+    "max_age": None,
+}
+_ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False, "maximize": False}
+BASE_DEFAULTS = {
+    "sgd": {
+        "lr": 1e-3,
+        "momentum": 0.0,
+        "dampening": 0.0,
+        "weight_decay": 0.0,
+        "nesterov": False,
+        "maximize": False,
+        "aggregate": "sum",
+    },
+    "rmsprop": {
+        "lr": 1e-2,
+        "alpha": 0.99,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "momentum": 0.0,
+        "centered": False,
+        "maximize": False,
+    },
+    "adam": {**_ADAM, "weight_decay": 0.0, "decoupled_weight_decay": False},
+    "adamw": {**_ADAM, "weight_decay": 1e-2, "decoupled_weight_decay": True},
+}
+
+
+@dataclass
+class Slot:
+    """One stored gradient: the parts of all tensors of its ledger, from one step."""
+
+    priority: float
+    norm: float
+    birth: int
+    gradients: dict[int, np.ndarray]
+
+
+@dataclass
+class Ledger:
+    """Which gradients a scope has kept. `members` are indices of tensors."""
+
+    members: list[int]
+    slots: list[Slot | None]
+    step: int = 0  # steps seen; the first seen step is 1
+    accepted: list[bool] = field(default_factory=list)  # one entry a call of step()
+
+    def agrees_with(self, other):
+        """Whether both have kept the gradients of the same steps, with the same priorities."""
+        return self.step == other.step and self.table() == other.table()
+
+    def table(self):
+        return [None if s is None else (s.priority, s.norm, s.birth) for s in self.slots]
+
+
+class Twin:
+    """An optimizer with a memory of gradients. `groups` or `params`, as with torch."""
+
+    def __init__(self, rule, params=None, groups=None, **options):
+        self.rule = rule
+        if groups is None:
+            groups = [{"params": params}]
+        self.defaults = {**MEMORY_DEFAULTS, **BASE_DEFAULTS.get(rule, {}), **options}
+        self.params, self.groups, self.group_of = [], [], []
+        for group in groups:
+            for param in group["params"]:
+                self.group_of.append(len(self.groups))
+                self.params.append(np.array(param))
+            own = {name: value for name, value in group.items() if name != "params"}
+            self.groups.append({**self.defaults, **own})
+        self.state = [{} for _ in self.params]
+        self.ledgers = [
+            Ledger(members, [None] * self.options(members[0])["capacity"])
+            for members in self.scopes()
+        ]
+
+    # ---------------------------------------------------------------- what is decided together
+
+    def options(self, i):
+        """The options of tensor i: those of its group."""
+        return self.groups[self.group_of[i]]
+
+    def scopes(self):
+        """The tensors that share one ledger, as lists of indices."""
+        found = {}
+        for i in range(len(self.params)):
+            options = self.options(i)
+            if options["scope"] == "tensor":
+                key = ("tensor", i)
+            elif options["scope"] == "group":
+                key = ("group", self.group_of[i])
+            else:
+                key = ("model", *(options[name] for name in MEMORY_DEFAULTS))
+            found.setdefault(key, []).append(i)
+        return list(found.values())
+
+    def add_group(self, params, **options):
+        """A group more, with the defaults where it names none of its own. It joins the
+        ledger its options are equal to, having contributed nothing so far, or begins one.
+        """
+        new = range(len(self.params), len(self.params) + len(params))
+        self.params += [np.array(param) for param in params]
+        self.state += [{} for _ in params]
+        self.group_of += [len(self.groups)] * len(params)
+        self.groups.append({**self.defaults, **options})
+        for members in self.scopes():
+            joining = [i for i in members if i in new]
+            home = next((one for one in self.ledgers if set(one.members) & set(members)), None)
+            if joining and home is None:
+                capacity = self.options(joining[0])["capacity"]
+                self.ledgers.append(Ledger(joining, [None] * capacity))
+            elif joining:
+                home.members += joining
+                for slot in home.slots:
+                    if slot is not None:
+                        slot.gradients |= {i: np.zeros_like(self.params[i]) for i in joining}
+
+    def regroup(self):
+        """After an edit of options: what differs goes on apart, each with a copy of the memory;
+        what was apart stays apart, unless the ledgers are the same.
+        """
+        ledgers = []
+        for members in self.scopes():
+            together = []
+            for i in members:
+                old = self.ledger_of(i)
+                new = next((one for one in together if one.agrees_with(old)), None)
+                if new is None:
+                    slots = [None if s is None else replace(s, gradients={}) for s in old.slots]
+                    new = Ledger([], slots, old.step, list(old.accepted))
+                    together.append(new)
+                new.members.append(i)
+                for mine, theirs in zip(new.slots, old.slots, strict=True):
+                    if mine is not None:
+                        mine.gradients[i] = theirs.gradients[i]
+            ledgers += together
+        self.ledgers = ledgers
+
+    # ---------------------------------------------------------------- one step
+
+    def step(self, grads):
+        """One update. `grads` has one array, or None, for each tensor."""
+        grads = [None if g is None else np.array(g) for g in grads]
+        if self.scopes() != [ledger.members for ledger in self.ledgers]:
+            self.regroup()
+        with np.errstate(all="ignore"):
+            for ledger in self.ledgers:
+                self.step_ledger(ledger, grads)
+
+    def step_ledger(self, ledger, grads):
+        options = self.options(ledger.members[0])
+        with_gradient = [i for i in ledger.members if grads[i] is not None]
+        self.drop_expired(ledger, options)
+        norm = self.norm_of(ledger, grads, options)
+        incoming = {i: self.incoming(i, grads[i]) for i in with_gradient}
+        for i in with_gradient:
+            self.update(i, self.aggregate(ledger, i, incoming[i], options))
+        accepted = False
+        if self.sees(ledger, grads, norm, options):
+            ledger.step += 1
+            accepted = self.retain(ledger, norm, incoming, options)
+            for slot in ledger.slots:
+                if slot is not None:
+                    slot.priority *= options["decay"]
+        ledger.accepted.append(accepted)
+
+    def drop_expired(self, ledger, options):
+        """A slot older than max_age is empty at the step about to be made."""
+        if options["max_age"] is None:
+            return
+        for k, slot in enumerate(ledger.slots):
+            if slot is not None and (ledger.step + 1) - slot.birth > options["max_age"]:
+                ledger.slots[k] = None
+
+    def norm_of(self, ledger, grads, options):
+        """The norm of the gradient in scope, of what the user hands over."""
+        return total_norm([grads[i] for i in ledger.members], options["norm"])
+
+    def incoming(self, i, grad):
+        """The gradient that is aggregated and stored."""
+        return grad
+
+    def sees(self, ledger, grads, norm, options):
+        """Whether the ledger takes note of this step at all."""
+        switched_on = options["capacity"] > 0 and options["kappa"] != 0
+        return switched_on and math.isfinite(norm) and norm > 0
+
+    def aggregate(self, ledger, i, grad, options):
+        """The update handed to the base rule; the current gradient is not stored yet."""
+        kappa = options["kappa"]
+        stored = [slot.gradients[i] for slot in ledger.slots if slot is not None]
+        n = len(stored)
+        if n == 0 or kappa == 0:
+            return grad
+        total = np.zeros_like(grad)
+        for gradient in stored:
+            total = total + gradient
+        if options["aggregate"] == "mean":
+            return (grad + kappa * total) / (n + 1)
+        if options["aggregate"] == "sum":
+            return grad + kappa * total / n
+        if options["aggregate"] == "mid":
+            return (grad + kappa * total / n) / 2
+        raise ValueError(options["aggregate"])
+
+    def retain(self, ledger, norm, incoming, options):
+        """Store the incoming gradient, or not; returns which."""
+        slot = self.make_slot(ledger, norm, incoming, options)
+        k = self.choose(ledger, slot.priority, options)
+        if k is None:
+            return False
+        ledger.slots[k] = slot
+        return True
+
+    def make_slot(self, ledger, norm, incoming, options):
+        gradients = {}
+        for i in ledger.members:
+            part = incoming.get(i)
+            gradients[i] = np.zeros_like(self.params[i]) if part is None else part.copy()
+        if options["policy"] == "bottom_norm":
+            priority = 1.0 / norm
+        elif options["policy"] == "fifo":
+            priority = float(ledger.step)
+        else:
+            priority = norm
+        return Slot(priority, norm, ledger.step, gradients)
+
+    def choose(self, ledger, priority, options):
+        """The index of the slot the incoming gradient takes, or None."""
+        slots = ledger.slots
+        if options["max_age"] is not None:
+            for k, slot in enumerate(slots):
+                if slot is not None and (ledger.step + 1) - slot.birth > options["max_age"]:
+                    return k
+        for k, slot in enumerate(slots):
+            if slot is None:
+                return k
+        if options["policy"] == "fifo":
+            return min(range(len(slots)), key=lambda k: slots[k].birth)
+        smallest = min(range(len(slots)), key=lambda k: slots[k].priority)  # the first on a tie
+        return smallest if priority > slots[smallest].priority else None
+
+    # ---------------------------------------------------------------- the base rules
+
+    def update(self, i, grad):
+        """The base rule on tensor i, with the aggregate in place of the gradient."""
+        options = self.options(i)
+        if options.get("maximize", False):
+            grad = -grad
+        param, state = self.params[i], self.state[i]
+        if options["weight_decay"] != 0:
+            if options.get("decoupled_weight_decay", False):
+                param = param * (1 - options["lr"] * options["weight_decay"])
+            else:
+                grad = grad + options["weight_decay"] * param
+        move = getattr(self, f"move_{'adam' if self.rule == 'adamw' else self.rule}")
+        change = as_complex(move(as_real(grad), state, options), like=param)
+        self.params[i] = np.array(param + change).reshape(param.shape)
+
+    def move_sgd(self, grad, state, options):
+        momentum = options["momentum"]
+        if momentum != 0:
+            if "buffer" not in state:
+                state["buffer"] = grad
+            else:
+                fresh = (1 - options["dampening"]) * grad
+                state["buffer"] = momentum * state["buffer"] + fresh
+            grad = grad + momentum * state["buffer"] if options["nesterov"] else state["buffer"]
+        return -options["lr"] * grad
+
+    def move_rmsprop(self, grad, state, options):
+        alpha = options["alpha"]
+        square = alpha * state.get("square", 0.0) + (1 - alpha) * grad * grad
+        state["square"] = square
+        if options["centered"]:
+            state["average"] = alpha * state.get("average", 0.0) + (1 - alpha) * grad
+            square = square - state["average"] * state["average"]
+        direction = grad / (np.sqrt(square) + options["eps"])
+        if options["momentum"] > 0:
+            state["buffer"] = options["momentum"] * state.get("buffer", 0.0) + direction
+            direction = state["buffer"]
+        return -options["lr"] * direction
+
+    def move_adam(self, grad, state, options):
+        beta1, beta2 = options["betas"]
+        t = state["step"] = state.get("step", 0) + 1
+        m = state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * grad
+        v = state["v"] = beta2 * state.get("v", 0.0) + (1 - beta2) * grad * grad
+        if options["amsgrad"]:
+            v = state["v_max"] = np.maximum(state.get("v_max", 0.0), v)
+        denominator = np.sqrt(v) / math.sqrt(1 - beta2**t) + options["eps"]
+        return -options["lr"] / (1 - beta1**t) * m / denominator
+
+    # ---------------------------------------------------------------- looking inside
+
+    def ledger_of(self, i):
+        return next(ledger for ledger in self.ledgers if i in ledger.members)
+
+    def memory_of(self, i):
+        """Per slot of tensor i: None, or (priority, norm, birth, this tensor's part)."""
+        return [
+            None if slot is None else (slot.priority, slot.norm, slot.birth, slot.gradients[i])
+            for slot in self.ledger_of(i).slots
+        ]
+
+
+def total_norm(grads, kind):
+    """The L2 norm of all gradients together, or the sum of their own; None counts as zero."""
+    squares = [float(np.sum(as_real(g) ** 2)) for g in grads if g is not None]
+    if kind == "sum":
+        return sum(math.sqrt(square) for square in squares)
+    return math.sqrt(sum(squares))
+
+
+def as_real(x):
+    """Complex numbers as pairs of real ones, as torch's rules see them."""
+    x = np.asarray(x)
+    return np.stack([x.real, x.imag], axis=-1) if np.iscomplexobj(x) else x
+
+
+def as_complex(x, like):
+    return x[..., 0] + 1j * x[..., 1] if np.iscomplexobj(like) else x
