@@ -164,6 +164,8 @@ def _make_memory(share: _Share, groups: Sequence[Group], state: State) -> Memory
     device = _ledger_device([p.device for row in share.rows for p in row])
     found = [find_row(row, state) for row in share.rows]
     ledger = stack_rows(found, share.options.capacity, device)
+    calls = int(ledger.counters[:, CALLS].max())
+    ledger.counters[:, CALLS] = calls  # also of tensors that had no gradient yet, and no state
     memory = Memory(
         options=share.options,
         names=share.names,
@@ -171,7 +173,7 @@ def _make_memory(share: _Share, groups: Sequence[Group], state: State) -> Memory
         groups=share.groups,
         ledger=ledger,
         portions=list(_portions(share, groups)),
-        calls=int(ledger.counters[:, CALLS].max()),
+        calls=calls,
     )
     for i, row in enumerate(share.rows):
         for p in row:

@@ -134,8 +134,9 @@ class MemoryOptimizer(Optimizer):
         moves = _moves(memory, decision, capturable=capturable)
         for portion in memory.portions:
             self._step_portion(memory, portion, moves[portion.row])
-        commit(memory.ledger, decision, memory.options.decay)
-        memory.calls += 1
+        if memory.witness is not None:  # else no parameter had a gradient yet
+            commit(memory.ledger, decision, memory.options.decay)
+            memory.calls += 1
 
     def _step_portion(self, memory: Memory, portion: Portion, move: _Move) -> None:
         """Update the parameters that have a gradient, then let the memory take it."""
