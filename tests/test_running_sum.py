@@ -19,9 +19,7 @@ def drive(policy: str, capacity: int, replacements: int) -> tuple[dict[str, floa
         "float32": torch.nn.Parameter(torch.zeros(16)),
         "bfloat16": torch.nn.Parameter(torch.zeros(16, dtype=torch.bfloat16)),
     }
-    optimizer = SGD_C(
-        params.values(), lr=0.0, capacity=capacity, decay=0.3, policy=policy
-    )
+    optimizer = SGD_C(params.values(), lr=0.0, capacity=capacity, decay=0.3, policy=policy)
     worst = dict.fromkeys(params, 0.0)
     renewals = steps = accepted = 0
     while accepted < replacements:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from gradmem.errors import OptionError
+from gradmem.errors import OptionError, OptionTypeError
 from gradmem.optim.adam import Adam_C, AdamW_C
 from gradmem.optim.rmsprop import RMSprop_C
 from gradmem.optim.sgd import SGD_C
@@ -36,6 +36,8 @@ def optimizer_class(name: str) -> type[MemoryOptimizer]:
     Raises:
         OptionError: there is none.
     """
+    if not isinstance(name, str):
+        raise OptionTypeError(f"name must be one of {', '.join(names())}, got {name!r}")
     if name not in _CLASSES:
         close = difflib.get_close_matches(name.lower(), _CLASSES, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names())}"

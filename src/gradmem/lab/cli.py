@@ -91,6 +91,7 @@ def compare(
     write_atomically(folder / "report.html", report.html_page(found))
     write_atomically(folder / "report.md", report.markdown_page(found))
     write_atomically(folder / "results.csv", report.csv_page(found))
+    write_atomically(folder / "overview.svg", report.picture(found))
     _conclude(console, found, folder / "report.html")
     if open_report:
         webbrowser.open((folder / "report.html").resolve().as_uri())

@@ -24,6 +24,17 @@ CSS_COLOURS = {INK: "var(--ink)", GRID: "var(--grid)"} | {
     stand_in: f"var(--{name})" for name, stand_in in HUES.items()
 }
 
+# The colours of a picture outside the report, which has no style sheet: the page's in light.
+PRINTED = {
+    "paper": "#ffffff",
+    "ink": "#1d2330",
+    "grid": "#e3e6eb",
+    "sgd": "#2f7d4f",
+    "rmsprop": "#8a55b8",
+    "adam": "#1f6fc4",
+    "adamw": "#c4551a",
+}
+
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be selected, read aloud, and is small
     "svg.hashsalt": "gradmem",  # the same figure is the same bytes
@@ -63,15 +74,25 @@ def dashes(spec: Spec) -> str | tuple[float, tuple[float, ...]]:
     return "-" if spec.base else (0, (3, 2))
 
 
-def _svg(draw: Callable[[Axes], None], height: float = 3.3) -> str:
+Draw = Callable[[Axes], None]
+
+
+def _render(draws: Sequence[Draw], height: float) -> str:
+    """Panels side by side as one SVG element."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.9, height), layout="constrained")
-        draw(figure.add_subplot())
+        figure = Figure(figsize=(4.9 * len(draws), height), layout="constrained")
+        for i, draw in enumerate(draws):
+            draw(figure.add_subplot(1, len(draws), i + 1))
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
+    return text[text.index("<svg") :]
+
+
+def _svg(draw: Draw, height: float = 3.3) -> str:
+    """One panel for the report: as wide as its place, in the page's colours and font."""
+    text = _render([draw], height)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text)
@@ -81,9 +102,35 @@ def _svg(draw: Callable[[Axes], None], height: float = 3.3) -> str:
     return text
 
 
+def overview(comparison: Comparison, found: Sequence[Difference]) -> str:
+    """Validation loss and, if there are pairs, differences by seed: a picture of its own."""
+    metric = comparison.plan.task.metric
+    draws = [_titled("validation loss", _draw_curves(comparison, "validation_loss"))]
+    if found:
+        heading = f"test {metric.name}: memory variant less its base, a dot a seed"
+        draws.append(_titled(heading, _draw_differences(found, metric)))
+    text = _render(draws, height=3.5)
+    paper = f"<style>svg {{ background: {PRINTED['paper']} }}</style>"
+    text = text.replace("<defs>", paper + "<defs>", 1)
+    for stand_in, css in CSS_COLOURS.items():
+        text = text.replace(stand_in, PRINTED[css.removeprefix("var(--").removesuffix(")")])
+    return text
+
+
+def _titled(heading: str, draw: Draw) -> Draw:
+    def both(axes: Axes) -> None:
+        axes.set_title(heading, loc="left", fontsize=10)
+        draw(axes)
+
+    return both
+
+
 def learning_curves(comparison: Comparison, quantity: str) -> str:
     """One of a run's curves by step: the median over the seeds and the middle four fifths."""
+    return _svg(_draw_curves(comparison, quantity))
 
+
+def _draw_curves(comparison: Comparison, quantity: str) -> Draw:
     def draw(axes: Axes) -> None:
         ends = []
         for each in comparison.results:
@@ -107,7 +154,7 @@ def learning_curves(comparison: Comparison, quantity: str) -> str:
         axes.margins(x=0.01)
         _label_ends(axes, ends)
 
-    return _svg(draw)
+    return draw
 
 
 def _curves(
@@ -183,7 +230,10 @@ def search_progress(comparison: Comparison) -> str:
 
 def differences(found: Sequence[Difference], metric: Metric) -> str:
     """Every seed's difference as a dot; the mean and its interval above them."""
+    return _svg(_draw_differences(found, metric), height=1.4 + 0.7 * len(found))
 
+
+def _draw_differences(found: Sequence[Difference], metric: Metric) -> Draw:
     def draw(axes: Axes) -> None:
         for row, each in enumerate(found):
             values = np.array(each.by_seed) * metric.scale
@@ -205,7 +255,7 @@ def differences(found: Sequence[Difference], metric: Metric) -> str:
             f"difference in test {metric.name}" + (", points" if metric.unit == "%" else "")
         )
 
-    return _svg(draw, height=1.4 + 0.7 * len(found))
+    return draw
 
 
 def _stacked(values: np.ndarray[tuple[int], np.dtype[np.float64]], row: int) -> list[float]:

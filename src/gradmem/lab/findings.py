@@ -66,13 +66,21 @@ def score_table(found: Findings) -> Table:
         f"validation {metric.name}{unit}",
         "validation loss",
         f"steps to {task.target * metric.scale:g}{metric.unit}",
-        "ms a step",
+        "step time, base = 1",
         "state, kB",
     )
-    return Table(heading, tuple(_score_row(each, metric) for each in found.scores))
+    seconds = {each.spec.name: each.seconds_per_step for each in found.scores}
+    rows = (_score_row(each, metric, _time_ratio(each, seconds)) for each in found.scores)
+    return Table(heading, tuple(rows))
 
 
-def _score_row(each: Score, metric: Metric) -> tuple[str, ...]:
+def _time_ratio(each: Score, seconds: Mapping[str, float]) -> str:
+    """Time of a whole step against the base's in the same comparison; absolute times say little."""
+    base = seconds.get(each.spec.base or each.spec.name)
+    return f"{each.seconds_per_step / base:.1f}" if base else "-"
+
+
+def _score_row(each: Score, metric: Metric, time_ratio: str) -> tuple[str, ...]:
     seeds = len(each.evaluated.runs)
     steps = "never" if math.isinf(each.steps_to_target) else f"{each.steps_to_target:.0f}"
     return (
@@ -81,7 +89,7 @@ def _score_row(each: Score, metric: Metric) -> tuple[str, ...]:
         show_estimate(each.validation, metric.scale, metric.decimals),
         show_estimate(each.validation_loss, 1.0, 3),
         steps + (f" ({each.reached}/{seeds})" if each.reached < seeds else ""),
-        f"{each.seconds_per_step * 1e3:.2f}",
+        time_ratio,
         f"{each.state_bytes / 1e3:.1f}",
     )
 
@@ -156,8 +164,8 @@ def method_sentences(found: Findings) -> list[str]:
         "that diverges counts with the worst score.",
         "Means carry Student's 95% intervals; paired differences a percentile bootstrap over "
         "seeds. Steps to the target are medians to a whole epoch, a missed target counting as "
-        "infinite. Time per step is the median of forward, backward and update on one thread of "
-        "one machine.",
+        "infinite. Step time is the median of forward, backward and update on one thread, as a "
+        "ratio to the base's in the same comparison.",
         "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".",
     ]
 

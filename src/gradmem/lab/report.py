@@ -1,4 +1,4 @@
-"""The findings as pages: one self-contained HTML file, Markdown and CSV. Pure functions."""
+"""The findings as pages: a self-contained HTML file, Markdown, CSV, a picture. Pure functions."""
 
 import csv
 import html
@@ -145,6 +145,11 @@ def markdown_page(found: Findings) -> str:
 def _markdown_table(table: Table) -> str:
     lines = [table.heading, ("---",) * len(table.heading), *table.rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def picture(found: Findings) -> str:
+    """Curves and differences as one SVG file, for a page of one's own."""
+    return figures.overview(found.comparison, found.differences)
 
 
 def csv_page(found: Findings) -> str:

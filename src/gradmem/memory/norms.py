@@ -18,7 +18,7 @@ def ledger_norms(rows: Sequence[Sequence[Tensor]], device: torch.device, *, l2: 
     """Norm of the gradients of each row, (R,) float64 on `device`; a row without any counts 0.
 
     `l2`: the L2 norm of the row's gradients together; else the sum of their own L2 norms.
-    A gradient of more than 1.8e19 in float32 counts as infinite: its square is.
+    In float32 a norm above 1.8e19 counts as infinite and one below 1e-23 as zero, as squares do.
     """
     total = torch.zeros(len(rows), dtype=torch.float64, device=device)
     for key in dict.fromkeys(mesh_key(grad) for row in rows for grad in row):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias, get_args
 
 from gradmem.errors import OptionError, OptionTypeError
@@ -66,6 +67,12 @@ class MemoryOptions:
             )
         if self.max_age is not None:
             _check_integer("max_age", self.max_age, 1, "None sets no limit")
+        # Plain numbers, whatever kind was given: a checkpoint holds them.
+        object.__setattr__(self, "capacity", int(self.capacity))
+        object.__setattr__(self, "decay", float(self.decay))
+        object.__setattr__(self, "kappa", float(self.kappa))
+        if self.max_age is not None:
+            object.__setattr__(self, "max_age", int(self.max_age))
         _check_choice("aggregate", self.aggregate, get_args(Aggregate))
         _check_choice("policy", self.policy, get_args(PolicyName))
         _check_choice("scope", self.scope, get_args(Scope))
@@ -90,12 +97,12 @@ def options_of(group: Mapping[str, Any]) -> MemoryOptions:
 
 
 def _check_real(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise OptionTypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
 
 
 def _check_integer(name: str, value: object, least: int, remark: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise OptionTypeError(
             f"{name} must be an integer, got {value!r} ({type(value).__name__}); {remark}"
         )

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradmem.errors import CheckpointError
-from gradmem.memory.options import OPTION_NAMES
+from gradmem.errors import CheckpointError, OptionError, OptionTypeError
+from gradmem.memory.options import OPTION_NAMES, options_of
 from gradmem.memory.sharding import is_sharded
 from gradmem.memory.slots import sum_dtype
 from gradmem.optim.state import (
@@ -21,6 +21,7 @@ from gradmem.optim.state import (
     PRIORITY,
     SLOTS,
     SUM,
+    find_row,
 )
 
 # Options under which the stored numbers were made: a checkpoint must agree in them. The others are
@@ -81,7 +82,11 @@ class Loading:
         if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.groups]:
             return dict(state_dict)  # torch refuses it, and says why
         _check_names(saved_groups, self.groups)
-        for i, (saved, group) in enumerate(zip(saved_groups, self.groups, strict=True)):
+        merged = [
+            {**{name: group[name] for name in OPTION_NAMES}, **saved}
+            for saved, group in zip(saved_groups, self.groups, strict=True)
+        ]
+        for i, (saved, group) in enumerate(zip(merged, self.groups, strict=True)):
             _check_options(saved, group, i)
         parameters = [p for group in self.groups for p in group["params"]]
         capacities = [group["capacity"] for group in self.groups for _ in group["params"]]
@@ -92,12 +97,10 @@ class Loading:
             if memory:
                 _check_memory(memory, p, capacity, i)
                 self.kept[i] = memory
-        stripped = forget_memory(state_dict)
-        stripped["param_groups"] = [
-            {**{name: group[name] for name in OPTION_NAMES}, **saved}
-            for saved, group in zip(saved_groups, self.groups, strict=True)
-        ]
-        return stripped
+        for group in merged:
+            if group["scope"] != "tensor":
+                find_row(group["params"], state_dict["state"])  # raises if they do not agree
+        return {**forget_memory(state_dict), "param_groups": merged}
 
     def restore_memory(
         self, groups: Sequence[Mapping[str, Any]], state: MutableMapping[Tensor, dict[str, Any]]
@@ -114,12 +117,16 @@ class Loading:
 
 def _check_options(saved: Mapping[str, Any], group: Mapping[str, Any], index: int) -> None:
     for name in AGREE:
-        if name in saved and saved[name] != group[name]:
+        if saved[name] != group[name]:
             raise CheckpointError(
                 f"param group {index} of the checkpoint has {name}={saved[name]!r}, this optimizer "
                 f"has {name}={group[name]!r}; construct it with {name}={saved[name]!r}, or, "
                 f"{_REMEDY}"
             )
+    try:
+        options_of(saved)
+    except (OptionError, OptionTypeError) as error:
+        raise CheckpointError(f"param group {index} of the checkpoint: {error}") from None
 
 
 def _check_names(
@@ -139,7 +146,7 @@ def _check_names(
         )
 
 
-def _check_memory(memory: Mapping[str, Tensor], p: Tensor, capacity: int, index: int) -> None:
+def _check_memory(memory: Mapping[str, Any], p: Tensor, capacity: int, index: int) -> None:
     expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         SLOTS: ((capacity, *p.shape), p.dtype),
         SUM: (tuple(p.shape), sum_dtype(p.dtype)),
@@ -151,8 +158,11 @@ def _check_memory(memory: Mapping[str, Tensor], p: Tensor, capacity: int, index:
     }
     for name, (shape, dtype) in expected.items():
         value = memory.get(name)
-        found = "nothing" if value is None else f"{tuple(value.shape)} of {value.dtype}"
-        if value is None or (tuple(value.shape), value.dtype) != (shape, dtype):
+        right = isinstance(value, Tensor) and (tuple(value.shape), value.dtype) == (shape, dtype)
+        if not right:
+            found = type(value).__name__
+            if isinstance(value, Tensor):
+                found = f"{tuple(value.shape)} of {value.dtype}"
             raise CheckpointError(
                 f"{name} of parameter {index} in the checkpoint is {found}, but {shape} of {dtype} "
                 "is needed; the checkpoint is of another model, order of groups or precision, or "

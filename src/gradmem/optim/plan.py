@@ -58,7 +58,8 @@ class Memory:
     ledger: Ledger
     portions: list[Portion]
     calls: int
-    witness: tuple[Tensor, Tensor] | None = None  # a parameter that holds the ledger, and its view
+    # By row, a parameter that holds the ledger, and its view of it.
+    witnesses: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def on_host(self) -> bool:
@@ -69,14 +70,14 @@ class Memory:
         """Let the state of a parameter of this row show the ledger."""
         views = row_views(self.ledger, row)
         state[parameter].update(views)
-        self.witness = (parameter, views[PRIORITY])
+        self.witnesses[row] = (parameter, views[PRIORITY])
 
     def is_current(self, state: State) -> bool:
         """Whether the state still shows this ledger, and was not replaced from outside."""
-        if self.witness is None:
-            return True
-        parameter, view = self.witness
-        return state.get(parameter, {}).get(PRIORITY) is view
+        return all(
+            state.get(parameter, {}).get(PRIORITY) is view
+            for parameter, view in self.witnesses.values()
+        )
 
 
 @dataclass(slots=True)
@@ -101,7 +102,7 @@ def make_plan(groups: Sequence[Group], state: State) -> Plan:
     plain: list[int] = []
     for i, group in enumerate(groups):
         options = options_of(group)
-        if options.enabled:
+        if options.enabled and group["params"]:
             _join(shares, i, group["params"], options, state)
         else:
             plain.append(i)
@@ -117,7 +118,11 @@ def make_plan(groups: Sequence[Group], state: State) -> Plan:
 def _signature(groups: Sequence[Group]) -> tuple[Any, ...]:
     """What a plan depends on besides the state."""
     return tuple(
-        (*(group[name] for name in OPTION_NAMES), *map(id, group["params"])) for group in groups
+        (
+            *(group.get(name) for name in OPTION_NAMES),
+            *((id(p), p.dtype, p.device) for p in group["params"]),
+        )
+        for group in groups
     )
 
 

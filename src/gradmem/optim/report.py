@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradmem.memory.aggregates import weights
 from gradmem.memory.ledger import ACCEPTED, OLDEST_USED, STEPS, empty_ledger
-from gradmem.memory.options import MemoryOptions, Scope
+from gradmem.memory.options import OPTION_NAMES, MemoryOptions, Scope
 from gradmem.memory.sharding import local
 from gradmem.memory.slots import sum_dtype
 from gradmem.optim.plan import Memory
@@ -163,8 +163,8 @@ def memory_bytes(
     on the CPU, or of the largest tensor if that is more.
 
     Args:
-        params: what the optimizer is given: parameters, named parameters, or groups; groups are
-            counted with their own ``capacity`` and ``scope`` if they name any.
+        params: what the optimizer is given: parameters, named parameters, or groups, which are
+            counted with their own memory options if they name any.
         capacity: gradients kept; at least 0.
         scope: "model", "group" or "tensor".
 
@@ -186,11 +186,12 @@ def memory_bytes(
     total = [0, 0, 0]
     shared: set[MemoryOptions] = set()
     for group in groups:
-        chosen = {key: group[key] for key in ("capacity", "scope") if key in group}
+        chosen = {key: group[key] for key in OPTION_NAMES if key in group}
         options = MemoryOptions(**{"capacity": capacity, "scope": scope, **chosen})
         if not options.enabled:
             continue
-        tensors = [_tensor_of(item) for item in group["params"]]
+        given = group["params"]
+        tensors = [_tensor_of(p) for p in ([given] if isinstance(given, Tensor) else given)]
         for part in tensors:
             total[0] += options.capacity * part.numel() * part.element_size()
             total[1] += part.numel() * sum_dtype(part.dtype).itemsize

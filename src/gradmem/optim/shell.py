@@ -13,7 +13,7 @@ from gradmem.errors import GradientError, StepError
 from gradmem.memory import slots as storage
 from gradmem.memory.ledger import Decision, commit, decide, drop_expired
 from gradmem.memory.norms import ledger_norms
-from gradmem.memory.options import OPTION_NAMES, MemoryOptions
+from gradmem.memory.options import MemoryOptions
 from gradmem.memory.sharding import local, locals_of
 from gradmem.optim import checkpoint, validation
 from gradmem.optim.plan import Group, Memory, Plan, Portion, make_plan
@@ -44,6 +44,7 @@ class MemoryOptimizer(Optimizer):
     def __init__(self, params: Any, memory: MemoryOptions, **base_options: Any) -> None:
         validation.check_base_options(base_options)
         self._memory_defaults = memory
+        self._fixed: list[dict[str, Any]] = []
         super().__init__(params, **base_options)
         # With this flag a GradScaler would hand over gradients that are still scaled.
         self._step_supports_amp_scaling = False
@@ -70,6 +71,11 @@ class MemoryOptimizer(Optimizer):
             GradientError: a gradient is sparse. Nothing was changed.
             StepError: the closure is not callable, or calls step itself.
         """
+        if self._stepping:
+            raise StepError(
+                "step() was called from within its own closure; the closure must only evaluate the "
+                "model, call backward() and return the loss"
+            )
         loss = self._evaluate(closure)
         plan = self._current_plan()
         for memory in plan.memories:
@@ -88,11 +94,6 @@ class MemoryOptimizer(Optimizer):
                 f"closure must be callable or None, got {type(closure).__name__}; call "
                 "loss.backward() first and then step() without arguments"
             )
-        if self._stepping:
-            raise StepError(
-                "step() was called from within its own closure; the closure must only "
-                "evaluate the model, call backward() and return the loss"
-            )
         self._stepping = True
         try:
             with torch.enable_grad():
@@ -102,7 +103,7 @@ class MemoryOptimizer(Optimizer):
 
     def _current_plan(self) -> Plan:
         if self._plan is None or not self._plan.is_current(self.param_groups, self.state):
-            validation.check_edits(self.param_groups, self._fixed)
+            self._fixed = validation.check_edits(self.param_groups, self._fixed)
             self._plan = make_plan(self.param_groups, self.state)
             for memory in self._plan.memories:
                 self._drop_expired(memory)
@@ -134,7 +135,7 @@ class MemoryOptimizer(Optimizer):
         moves = _moves(memory, decision, capturable=capturable)
         for portion in memory.portions:
             self._step_portion(memory, portion, moves[portion.row])
-        if memory.witness is not None:  # else no parameter had a gradient yet
+        if memory.witnesses:  # else no parameter had a gradient yet
             commit(memory.ledger, decision, memory.options.decay)
             memory.calls += 1
 
@@ -187,16 +188,15 @@ class MemoryOptimizer(Optimizer):
             self.defaults.setdefault(name, value)
         validation.check_group(param_group, len(self.param_groups), self.defaults)
         super().add_param_group(param_group)
-        self._fixed = validation.fixed_options(self.param_groups)
+        self._fixed = [*self._fixed, validation.fixed_options(param_group)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"_memory_defaults": self._memory_defaults, "_fixed": self._fixed}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._plan = None
-        if "defaults" in self.__dict__:
-            for group in self.param_groups:
-                for name in OPTION_NAMES:
-                    group.setdefault(name, self.defaults[name])
-        self._fixed = validation.fixed_options(self.param_groups)
 
     # Checkpoints ---------------------------------------------------------------------------------
 

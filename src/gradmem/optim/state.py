@@ -34,16 +34,17 @@ LEDGER_KEYS: Final = {
 }
 MEMORY_KEYS: Final = (SLOTS, SUM, *LEDGER_KEYS)
 
-State = Mapping[Tensor, dict[str, Any]]
+# Of an optimizer, by parameter, or of a checkpoint, by number.
+State = Mapping[Any, dict[str, Any]]
 Row = dict[str, Tensor]
 
 
-def holds_memory(state: State, parameter: Tensor) -> bool:
+def holds_memory(state: State, parameter: Any) -> bool:
     """Whether the parameter has slots and a ledger."""
     return PRIORITY in state.get(parameter, {})
 
 
-def find_row(parameters: Sequence[Tensor], state: State) -> Row | None:
+def find_row(parameters: Sequence[Any], state: State) -> Row | None:
     """The bookkeeping that these parameters, of one ledger, hold; None when none holds any."""
     found: Row | None = None
     for p in parameters:

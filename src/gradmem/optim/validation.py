@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gradmem.errors import GradientError, OptionError, OptionTypeError
-from gradmem.memory.options import OPTION_NAMES, options_of
+from gradmem.memory.options import OPTION_NAMES, MemoryOptions, options_of
 
 # Options that decide what the stored numbers mean: changing them would need another memory.
 FIXED_OPTIONS = ("capacity", "scope", "norm")
@@ -63,7 +64,10 @@ def check_base_options(options: Mapping[str, Any], where: str = "") -> None:
 
 
 def check_group(group: Any, index: int, defaults: Mapping[str, Any]) -> None:
-    """Check a group before it is added: keys, options, and the kinds of its parameters."""
+    """Check a group before it is added: keys, options, and the kinds of its parameters.
+
+    Memory options become plain numbers, and params a list where they were an iterator.
+    """
     if not isinstance(group, dict):
         raise OptionTypeError(
             f"param group {index} must be a dict with the key 'params', got {type(group).__name__}"
@@ -72,24 +76,35 @@ def check_group(group: Any, index: int, defaults: Mapping[str, Any]) -> None:
     _check_keys(group, defaults, where)
     options = {**defaults, **group}
     check_base_options(options, where)
-    _check_memory_options(options, where)
-    if not isinstance(group["params"], (Tensor, set)):
+    group.update(checked_options(options, where).as_group())
+    if isinstance(group["params"], Tensor):
+        _check_parameters([group["params"]], options, where)
+    elif not isinstance(group["params"], set):  # torch refuses a set, and says why
         group["params"] = list(group["params"])
         _check_parameters(group["params"], options, where)
 
 
-def fixed_options(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What `check_edits` compares with."""
-    return [{name: group[name] for name in FIXED_OPTIONS} for group in groups]
+def fixed_options(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What `check_edits` compares a group with."""
+    return {name: group[name] for name in FIXED_OPTIONS}
 
 
-def check_edits(groups: Sequence[Mapping[str, Any]], fixed: Sequence[Mapping[str, Any]]) -> None:
-    """Check options edited in ``param_groups``; those of `FIXED_OPTIONS` may not change."""
-    for i, (group, before) in enumerate(zip(groups, fixed, strict=True)):
-        where = f"param group {i}: "
+def check_edits(
+    groups: Sequence[Mapping[str, Any]], fixed: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Check options edited in ``param_groups``; those of `FIXED_OPTIONS` may not change.
+
+    Returns:
+        The fixed options from now on: others if groups were taken away by hand.
+    """
+    for i, group in enumerate(groups):
         missing = [name for name in OPTION_NAMES if name not in group]
         if missing:
-            raise OptionError(f"{where}{missing[0]} was removed; set it to a value again")
+            raise OptionError(f"param group {i}: {missing[0]} was removed; set it to a value again")
+    if len(groups) != len(fixed):
+        fixed = [fixed_options(group) for group in groups]
+    for i, (group, before) in enumerate(zip(groups, fixed, strict=True)):
+        where = f"param group {i}: "
         for name, value in before.items():
             if group[name] != value:
                 raise OptionError(
@@ -97,12 +112,14 @@ def check_edits(groups: Sequence[Mapping[str, Any]], fixed: Sequence[Mapping[str
                     f"construction; set it back to {value!r}, or make a new optimizer with "
                     f"{name}={group[name]!r} (kappa=0 switches the memory off)"
                 )
-        _check_memory_options(group, where)
+        checked_options(group, where)
+    return fixed
 
 
-def _check_memory_options(options: Mapping[str, Any], where: str) -> None:
+def checked_options(options: Mapping[str, Any], where: str) -> MemoryOptions:
+    """The memory options among these, `where` being put before the message if one is wrong."""
     try:
-        options_of(options)
+        return options_of(options)
     except (OptionError, OptionTypeError) as error:
         raise type(error)(f"{where}{error}") from None
 
@@ -141,11 +158,11 @@ def _check_number(name: str, value: Any, allowed: _Range, where: str) -> None:
         if value.device.type != "cpu":
             return  # its value is not worth waiting for the accelerator
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise OptionTypeError(
             f"{where}{name} must be {allowed.text}, got {value!r} ({type(value).__name__})"
         )
-    if not allowed.holds(value) or math.isinf(value):
+    if not allowed.holds(float(value)) or math.isinf(value):
         raise OptionError(f"{where}{name} must be {allowed.text}, got {value!r}")
 
 
