@@ -28,6 +28,7 @@ def test_compare_prints_table_verdict_and_report(tmp_path):
         assert words in " ".join(result.output.split())
     assert max(map(len, result.output.splitlines()[:-1])) <= 80
     assert {path.name for path in tmp_path.iterdir()} == {
+        "overview.svg",
         "report.html",
         "report.md",
         "results.csv",

@@ -53,10 +53,14 @@ def combine(
 
     `current` must not be zero.
     """
-    torch._foreach_copy_(out, sums)
     ratio = stored / current
-    torch._foreach_mul_(out, ratio)
-    torch._foreach_add_(out, grads)
+    if isinstance(ratio, Tensor):
+        torch._foreach_copy_(out, sums)
+        torch._foreach_mul_(out, ratio)
+        torch._foreach_add_(out, grads)
+    else:  # known on the host, it costs one pass instead of three
+        for result, grad, total in zip(out, grads, sums, strict=True):
+            torch.add(grad, total, alpha=ratio, out=result)
     if not (isinstance(current, float) and current == 1.0):
         torch._foreach_mul_(out, current)
 

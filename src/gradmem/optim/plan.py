@@ -188,9 +188,9 @@ def _make_memory(share: _Share, groups: Sequence[Group], state: State) -> Memory
 
 
 def _ledger_device(devices: Sequence[torch.device]) -> torch.device:
-    """The accelerator if all parameters are on one kind that has float64, else the host."""
-    kinds = {device.type for device in devices}
-    return devices[0] if kinds in ({"cuda"}, {"xpu"}) else torch.device("cpu")
+    """The parameters' device if it is one accelerator that has float64, else the host."""
+    first, *others = dict.fromkeys(devices)
+    return torch.device("cpu") if others or first.type not in ("cuda", "xpu") else first
 
 
 def _portions(share: _Share, groups: Sequence[Group]) -> Iterator[Portion]:

@@ -76,6 +76,8 @@ class MemoryOptimizer(Optimizer):
                 "step() was called from within its own closure; the closure must only evaluate the "
                 "model, call backward() and return the loss"
             )
+        if "capturable" in self.defaults:
+            self._accelerator_graph_capture_health_check()
         loss = self._evaluate(closure)
         plan = self._current_plan()
         for memory in plan.memories:
@@ -131,8 +133,7 @@ class MemoryOptimizer(Optimizer):
         grads = [[p.grad for p in row if p.grad is not None] for row in memory.rows]
         norms = ledger_norms(grads, device, l2=memory.options.norm == "l2")
         decision = decide(memory.ledger, norms, memory.options)
-        capturable = any(self.param_groups[i].get("capturable", False) for i in memory.groups)
-        moves = _moves(memory, decision, capturable=capturable)
+        moves = _moves(memory, decision)
         for portion in memory.portions:
             self._step_portion(memory, portion, moves[portion.row])
         if memory.witnesses:  # else no parameter had a gradient yet
@@ -240,7 +241,7 @@ def _check_gradients(memory: Memory) -> None:
                 )
 
 
-def _moves(memory: Memory, decision: Decision, *, capturable: bool) -> list[_Move]:
+def _moves(memory: Memory, decision: Decision) -> list[_Move]:
     """The decision, a row at a time; read in one go where that waits for nothing."""
     fields = (decision.weights.current, decision.weights.stored, decision.slot, decision.write)
     if memory.on_host:
@@ -251,7 +252,8 @@ def _moves(memory: Memory, decision: Decision, *, capturable: bool) -> list[_Mov
         ]
     # The host cannot know how much the sums have drifted without waiting: renew them regularly,
     # often enough that the cost stays one read a step, always inside a captured graph.
-    period = 1 if capturable else max(16, memory.options.capacity)
+    captured = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    period = 1 if captured else max(16, memory.options.capacity)
     renew = memory.calls % period == period - 1
     columns = zip(*(field.unbind() for field in fields), strict=True)
     return [_Move(c, s, slot, write, renew) for c, s, slot, write in columns]
