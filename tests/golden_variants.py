@@ -75,6 +75,12 @@ class Released(Twin):
             self.update(i, update)
         ledger.accepted.append(accepted)
 
+    def make_slot(self, ledger, norm, incoming, options):
+        slot = super().make_slot(ledger, norm, incoming, options)
+        if options["policy"] == "fifo":  # fifo_count_priority
+            slot.priority = float(ledger.step)
+        return slot
+
     def decay(self, ledger, options):
         if options["policy"] != "fifo":  # fifo_count_priority
             for slot in ledger.slots:

@@ -121,6 +121,8 @@ REWORDED = [
     (r"Invalid momentum", gradmem.OptionError, r"momentum must be a finite.*0, got -\d"),
     (r"^lr as a Tensor", gradmem.OptionError, r"tensor lr with foreach=True needs capturable"),
     (r"cannot be `True` together", gradmem.OptionError, r"fused and foreach cannot both be True"),
+    # torch only warns; a memory would count the gradient twice.
+    (r"duplicate parameters", gradmem.GradientError, r"parameter 1 is parameter 0 again"),
     (r"not support `differentiable`", gradmem.OptionError, r"differentiable=True is refused"),
 ]
 MEMORY_ERRORS = [

@@ -243,12 +243,7 @@ class Twin:
         for i in ledger.members:
             part = incoming.get(i)
             gradients[i] = np.zeros_like(self.params[i]) if part is None else part.copy()
-        if options["policy"] == "bottom_norm":
-            priority = 1.0 / norm
-        elif options["policy"] == "fifo":
-            priority = float(ledger.step)
-        else:
-            priority = norm
+        priority = 1.0 / norm if options["policy"] == "bottom_norm" else norm
         return Slot(priority, norm, ledger.step, gradients)
 
     def choose(self, ledger, priority, options):

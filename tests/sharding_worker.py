@@ -13,8 +13,10 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import gradmem
 
@@ -81,12 +83,51 @@ def check(name: str, options: dict, folder: str) -> None:
             assert torch.equal(full(value), full(resumed.state[q][key])), key
 
 
+def check_partial_gradients() -> None:
+    """A gradient that is still a sum over the ranks is summed first, as torch's optimizers do."""
+    mesh = init_device_mesh("cpu", (WORLD,))
+    inputs = torch.arange(8.0, dtype=torch.float64).reshape(4, 2)
+    trained = []
+    for make in (torch.optim.SGD, lambda p, lr: gradmem.SGD_C(p, lr=lr, capacity=0), gradmem.SGD_C):
+        weight = nn.Parameter(distribute_tensor(torch.ones(2, 1).double(), mesh, [Replicate()]))
+        optimizer = make([weight], lr=0.01)
+        for _ in range(3):
+            optimizer.zero_grad()
+            batch = distribute_tensor(inputs, mesh, [Shard(0)])
+            (batch @ weight).square().mean().backward()
+            assert weight.grad.placements[0].is_partial()
+            optimizer.step()
+        everyone = [torch.empty(2, 1).double() for _ in range(WORLD)]
+        dist.all_gather(everyone, weight.to_local().detach())
+        assert torch.equal(*everyone), "the ranks went apart"
+        trained.append(weight.to_local().detach())
+    assert torch.equal(trained[0], trained[1]), "switched off, it is torch's"
+    assert not torch.equal(trained[0], trained[2])
+
+
+def check_two_dimensional() -> None:
+    """Tensor parallel and FSDP2 together shard a dimension twice; a slot must be laid out alike."""
+    mesh = init_device_mesh("cpu", (WORLD, 1), mesh_dim_names=("dp", "tp"))
+    model = build()
+    parallelize_module(model, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    fully_shard(model, mesh=mesh["dp"])
+    optimizer = gradmem.SGD_C(model.parameters(), lr=0.01, capacity=2)
+    train(model, optimizer, range(1))
+    weight = model[0].weight
+    assert not any(type(placement) is Replicate for placement in weight.placements)
+    slots = optimizer.state[weight]["memory_slots"]
+    torch.testing.assert_close(slots.full_tensor()[0], weight.grad.full_tensor())
+
+
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = f"file://{folder}/rendezvous"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD)
     for name, options in CASES:
         check(name, options, folder)
+    check_partial_gradients()
+    check_two_dimensional()
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -308,12 +308,8 @@ def _errors():
 @each(list(_errors()), ("info", "given", "kind", "regex"))
 def test_error_inputs_are_refused_with_the_stated_message(info, given, kind, regex):
     params = parameters() if given.params is None else given.params
-    if kind is UserWarning:
-        with pytest.warns(UserWarning, match=regex):
-            info.optim_cls(params, **given.kwargs)
-    else:
-        with pytest.raises(kind, match=regex):
-            info.optim_cls(params, **given.kwargs)
+    with pytest.raises(kind, match=regex):
+        info.optim_cls(params, **given.kwargs)
 
 
 # A step -------------------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ GradmemError
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "CheckpointError",
     "GradientError",
@@ -42,3 +45,10 @@ class StepError(GradmemError, RuntimeError):
 
 class CheckpointError(GradmemError, ValueError):
     """A state_dict does not fit the optimizer it is loaded into."""
+
+
+def hint(name: object, known: Iterable[str]) -> str:
+    """What to say of an unknown name: the known one it resembles, or all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(str(name).lower(), names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(names))}"

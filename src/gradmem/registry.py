@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
-from gradmem.errors import OptionError, OptionTypeError
+from gradmem.errors import OptionError, OptionTypeError, hint
 from gradmem.optim.adam import Adam_C, AdamW_C
 from gradmem.optim.rmsprop import RMSprop_C
 from gradmem.optim.sgd import SGD_C
@@ -39,9 +38,7 @@ def optimizer_class(name: str) -> type[MemoryOptimizer]:
     if not isinstance(name, str):
         raise OptionTypeError(f"name must be one of {', '.join(names())}, got {name!r}")
     if name not in _CLASSES:
-        close = difflib.get_close_matches(name.lower(), _CLASSES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names())}"
-        raise OptionError(f"unknown optimizer {name!r}; {hint}")
+        raise OptionError(f"unknown optimizer {name!r}; {hint(name, _CLASSES)}")
     return _CLASSES[name]
 
 
@@ -80,7 +77,5 @@ def create(name: str, params: ParamsT, **chosen: Any) -> MemoryOptimizer:
     known = options(name)
     for key in chosen:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            raise OptionError(f"unknown option {key!r} for {name!r}; {hint}")
+            raise OptionError(f"unknown option {key!r} for {name!r}; {hint(key, known)}")
     return optimizer_class(name)(params, **chosen)

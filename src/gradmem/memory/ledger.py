@@ -117,25 +117,32 @@ def commit(ledger: Ledger, decision: Decision, decay: float) -> None:
     factor = torch.ones_like(decision.norm).masked_fill_(decision.seen, decay)
     ledger.priority.mul_(factor[:, None])
     ledger.drift.copy_(decision.drift)
-    ledger.counters[:, STEPS] += decision.seen
-    ledger.counters[:, ACCEPTED] += decision.write
-    ledger.counters[:, OLDEST_USED] = torch.where(
-        decision.seen, oldest, ledger.counters[:, OLDEST_USED]
-    )
-    ledger.counters[:, CALLS] += 1
+    seen = decision.seen.to(torch.int64)
+    older = (oldest - ledger.counters[:, OLDEST_USED]) * seen
+    more = (seen, decision.write.to(torch.int64), older, torch.ones_like(seen))
+    ledger.counters.add_(torch.stack(more, dim=1))
 
 
-def drop_expired(ledger: Ledger, max_age: int) -> Tensor:
-    """Empty, in place, the slots too old for the coming step, and say which they were, (R, C).
+def expired(ledger: Ledger, max_age: int) -> Tensor:
+    """Which slots are too old for the coming step, (R, C).
 
-    Retention already frees a slot before it grows too old: this is for a `max_age` made smaller.
+    Retention frees a slot before it grows too old: this is for a `max_age` that was made smaller.
     """
     step = ledger.counters[:, STEPS] + 1
-    expired = (ledger.birth > 0) & (step[:, None] - ledger.birth > max_age)
+    return (ledger.birth > 0) & (step[:, None] - ledger.birth > max_age)
+
+
+def written(ledger: Ledger, decision: Decision) -> Tensor:
+    """Which slots the decision writes to, (R, C)."""
+    nowhere = torch.zeros_like(ledger.birth, dtype=torch.bool)
+    return nowhere.scatter(1, decision.slot[:, None], decision.write[:, None])
+
+
+def forget(ledger: Ledger, emptied: Tensor) -> None:
+    """Empty, in place, the slots marked in the (R, C) mask."""
     for table in (ledger.priority, ledger.norm, ledger.birth):
-        table.masked_fill_(expired, 0)
-    ledger.drift.masked_fill_(expired.any(dim=1), 0.0)
-    return expired
+        table.masked_fill_(emptied, 0)
+    ledger.drift.masked_fill_(emptied.any(dim=1), 0.0)
 
 
 def _free_slot(birth: Tensor, step: Tensor, max_age: int | None) -> tuple[Tensor, Tensor]:

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from gradmem.memory.sharding import local, mesh_key, sum_over_mesh
+from gradmem.memory.sharding import mesh_key, sum_over_mesh
+from gradmem.memory.slots import flat
 
 # A float32 norm of many millions of elements loses digits (2e-4 at 8 million); blocks of this many
 # are summed in float64.
 BLOCK = 2**18
 
 
-def ledger_norms(rows: Sequence[Sequence[Tensor]], device: torch.device, *, l2: bool) -> Tensor:
-    """Norm of the gradients of each row, (R,) float64 on `device`; a row without any counts 0.
+def ledger_norms(
+    rows: Sequence[Sequence[Tensor]],
+    gradients: Mapping[Tensor, Tensor],
+    device: torch.device,
+    *,
+    l2: bool,
+) -> Tensor:
+    """Norm of the gradients of each row of parameters, (R,) float64 on `device`.
 
-    `l2`: the L2 norm of the row's gradients together; else the sum of their own L2 norms.
+    `gradients` has this rank's part of the gradient of every parameter that has one; a row without
+    any has the norm 0. `l2`: the L2 norm of the row's gradients together; else the sum of theirs.
     In float32 a norm above 1.8e19 counts as infinite and one below 1e-23 as zero, as squares do.
     """
     total = torch.zeros(len(rows), dtype=torch.float64, device=device)
-    for key in dict.fromkeys(mesh_key(grad) for row in rows for grad in row):
-        alike = [[grad for grad in row if mesh_key(grad) == key] for row in rows]
-        grads = [grad for row in alike for grad in row]
+    keys = {p: mesh_key(p) for row in rows for p in row if p in gradients}
+    for key in dict.fromkeys(keys.values()):
+        alike = [[p for p in row if p in keys and keys[p] == key] for row in rows]
+        some = [p for row in alike for p in row]
         counts = [len(row) for row in alike]
-        squares = squared_norms([local(grad) for grad in grads], device)
+        squares = squared_norms([gradients[p] for p in some], device)
         if l2:
-            total += sum_over_mesh(grads[0], _sum_rows(squares, counts))
+            total += sum_over_mesh(some[0], _sum_rows(squares, counts))
         else:
-            total += _sum_rows(sum_over_mesh(grads[0], squares).sqrt(), counts)
+            total += _sum_rows(sum_over_mesh(some[0], squares).sqrt(), counts)
     return total.sqrt() if l2 else total
 
 
@@ -50,7 +59,7 @@ def _sum_rows(values: Tensor, counts: Sequence[int]) -> Tensor:
 def _blocks(tensor: Tensor) -> Sequence[Tensor]:
     if tensor.numel() <= BLOCK:
         return [tensor]
-    return torch.split(tensor.reshape(-1), BLOCK)
+    return torch.split(flat(tensor), BLOCK)
 
 
 def _norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:

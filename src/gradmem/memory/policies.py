@@ -47,11 +47,9 @@ def bottom_norm(offer: Offer, ledger: Ledger) -> Choice:
 
 
 def fifo(offer: Offer, ledger: Ledger) -> Choice:
-    """Keeps the last ones: always accepts and drops the oldest. The priority is the step."""
+    """Keeps the last ones: always accepts and drops the oldest, whatever the priorities."""
     oldest = ledger.birth.min(dim=1).indices
-    return Choice(
-        offer.step.to(offer.norm.dtype), oldest, torch.ones_like(oldest, dtype=torch.bool)
-    )
+    return Choice(offer.norm, oldest, torch.ones_like(oldest, dtype=torch.bool))
 
 
 def _beat_the_smallest(priority: Tensor, ledger: Ledger) -> Choice:

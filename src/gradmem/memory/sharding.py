@@ -48,6 +48,19 @@ def stacked_like(reference: Tensor, part: Tensor) -> Tensor:
     return _from_local(reference, part, placements, (part.shape[0], *reference.shape))
 
 
+def gradient(parameter: Tensor) -> Tensor | None:
+    """This rank's part of the gradient, or None.
+
+    A DTensor's gradient may still be a sum that is spread over the ranks, or be laid out otherwise
+    than the parameter: it is brought to the parameter's layout first, as arithmetic between the two
+    would do.
+    """
+    grad = parameter.grad
+    if grad is not None and is_sharded(parameter) and _placements(grad) != _placements(parameter):
+        grad = grad.redistribute(placements=_placements(parameter))  # type: ignore[attr-defined]
+    return None if grad is None else local(grad)
+
+
 def sum_over_mesh(reference: Tensor, value: Tensor) -> Tensor:
     """Sum a plain tensor over the ranks that hold different parts of `reference`."""
     if not is_sharded(reference):
@@ -57,6 +70,14 @@ def sum_over_mesh(reference: Tensor, value: Tensor) -> Tensor:
     placements = [Replicate() if p.is_replicate() else Partial() for p in _placements(reference)]
     mesh = reference.device_mesh  # type: ignore[attr-defined]
     return DTensor.from_local(value, mesh, placements, run_check=False).full_tensor()
+
+
+def is_offloaded(tensor: Tensor) -> bool:
+    """Whether a DTensor's part lies on another kind of device than its mesh."""
+    if not is_sharded(tensor):
+        return False
+    kind: str = tensor.device_mesh.device_type  # type: ignore[attr-defined]
+    return local(tensor).device.type != kind
 
 
 def mesh_key(tensor: Tensor) -> Any:
@@ -74,11 +95,12 @@ def _placements(tensor: Tensor) -> Sequence[Any]:
 def _shifted(placement: Any) -> Any:
     from torch.distributed.tensor import Shard
 
-    if not placement.is_shard():
+    if not hasattr(placement, "dim"):
         return placement
     if type(placement) is Shard:
         return Shard(placement.dim + 1)
-    # Two-dimensional parallelism shards one dimension twice, in an order this placement records.
+    # Two-dimensional parallelism shards one dimension twice, in an order this placement records;
+    # it is no Shard, nor says that it is one.
     return type(placement)(placement.dim + 1, split_factor=placement.split_factor)
 
 

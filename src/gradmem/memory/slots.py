@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradmem.memory.sharding import is_sharded, like, local, stacked_like
+from gradmem.memory.sharding import like, local, stacked_like
 
 _SUM_DTYPES = {
     torch.float16: torch.float32,
@@ -28,13 +28,19 @@ def sum_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def allocate(parameter: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
     """Empty slots (capacity, *shape) of the parameter's type and their running sum (*shape)."""
-    part = local(parameter)
-    slots = torch.zeros_like(part).expand(capacity, *part.shape)
-    slots = torch.empty_like(slots, memory_format=torch.contiguous_format)
+    part = local(parameter).detach()
+    slots = part.new_zeros((capacity, *part.shape))
     if _is_dense(part):
         slots = slots.as_strided(slots.shape, (part.numel(), *part.stride()))
     total = torch.zeros_like(part, dtype=sum_dtype(part.dtype))
-    return stacked_like(parameter, slots.zero_()), like(parameter, total)
+    return stacked_like(parameter, slots), like(parameter, total)
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """All elements in one dimension; a view if they lie densely, whatever their order."""
+    if _is_dense(tensor):
+        return tensor.as_strided((tensor.numel(),), (1,))
+    return tensor.reshape(-1)
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -55,13 +61,17 @@ def combine(
     """
     ratio = stored / current
     if isinstance(ratio, Tensor):
+        # Of the tensors' own type, or foreach would take them one by one.
+        ratio = ratio.to(out[0].real.dtype)
         torch._foreach_copy_(out, sums)
         torch._foreach_mul_(out, ratio)
         torch._foreach_add_(out, grads)
     else:  # known on the host, it costs one pass instead of three
         for result, grad, total in zip(out, grads, sums, strict=True):
             torch.add(grad, total, alpha=ratio, out=result)
-    if not (isinstance(current, float) and current == 1.0):
+    if isinstance(current, Tensor):
+        torch._foreach_mul_(out, current.to(out[0].real.dtype))
+    elif current != 1.0:
         torch._foreach_mul_(out, current)
 
 
@@ -115,23 +125,15 @@ class Scratch:
     def like(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
         """Uninitialised tensors of these shapes and layouts on their (common) device."""
         key = (tensors[0].device, dtype)
-        need = sum(tensor.numel() for tensor in tensors)
-        flat = self._flat.get(key)
-        if flat is None or flat.numel() < need:
-            flat = self._flat[key] = torch.empty(need, dtype=dtype, device=key[0])
-        parts = torch.split(flat[:need], [tensor.numel() for tensor in tensors])
+        # Each begins on a multiple of 16 elements: vector instructions want it so.
+        sizes = [-(-tensor.numel() // 16) * 16 for tensor in tensors]
+        buffer = self._flat.get(key)
+        if buffer is None or buffer.numel() < sum(sizes):
+            buffer = self._flat[key] = torch.empty(sum(sizes), dtype=dtype, device=key[0])
+        parts = torch.split(buffer[: sum(sizes)], sizes)
         return [
             part.as_strided(tensor.shape, tensor.stride(), part.storage_offset())
             if _is_dense(tensor)
-            else part.view(tensor.shape)
+            else part[: tensor.numel()].view(tensor.shape)
             for part, tensor in zip(parts, tensors, strict=True)
         ]
-
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return sum(flat.nbytes for flat in self._flat.values())
-
-
-def state_bytes(*tensors: Tensor) -> int:
-    """Bytes of these tensors on this rank."""
-    return sum(local(t).nbytes if is_sharded(t) else t.nbytes for t in tensors)

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradmem.errors import StepError
 from gradmem.memory.ledger import CALLS, Ledger
 from gradmem.memory.options import OPTION_NAMES, MemoryOptions, options_of
 from gradmem.memory.sharding import local
 from gradmem.memory.slots import Scratch, sum_dtype
 from gradmem.optim.state import (
     PRIORITY,
+    SLOTS,
+    Row,
     State,
     find_row,
     holds_memory,
@@ -58,8 +61,9 @@ class Memory:
     ledger: Ledger
     portions: list[Portion]
     calls: int
-    # By row, a parameter that holds the ledger, and its view of it.
-    witnesses: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    views: list[Row]  # by row, the state entries that show the ledger
+    holders: dict[Tensor, int] = field(default_factory=dict)  # who shows them, and which row
+    check_ages: bool = True  # slots may be older than max_age allows
 
     @property
     def on_host(self) -> bool:
@@ -68,32 +72,58 @@ class Memory:
 
     def attach(self, parameter: Tensor, row: int, state: State) -> None:
         """Let the state of a parameter of this row show the ledger."""
-        views = row_views(self.ledger, row)
-        state[parameter].update(views)
-        self.witnesses[row] = (parameter, views[PRIORITY])
+        state[parameter].update(self.views[row])
+        self.holders[parameter] = row
 
     def is_current(self, state: State) -> bool:
-        """Whether the state still shows this ledger, and was not replaced from outside."""
+        """Whether the state still shows this ledger, and was not replaced or moved from outside."""
         return all(
-            state.get(parameter, {}).get(PRIORITY) is view
-            for parameter, view in self.witnesses.values()
+            state.get(parameter, {}).get(PRIORITY) is self.views[row][PRIORITY]
+            for parameter, row in self.holders.items()
+        ) and all(
+            view[PRIORITY].data_ptr() == self.ledger.priority[row].data_ptr()
+            for row, view in enumerate(self.views)
         )
+
+    def adopt(self, options: MemoryOptions) -> None:
+        """Go on with options that were edited."""
+        before, now = self.options.max_age, options.max_age
+        self.check_ages |= now is not None and (before is None or now < before)
+        self.options = options
 
 
 @dataclass(slots=True)
 class Plan:
-    """The memories, the groups without one, and the groups' options when it was made."""
+    """The memories, the groups without one, and what they were made from."""
 
     memories: list[Memory]
     plain: list[int]
-    signature: tuple[Any, ...]
-    scratch: Scratch
+    parameters: tuple[Any, ...]
+    options: tuple[Any, ...]
 
     def is_current(self, groups: Sequence[Group], state: State) -> bool:
-        """Whether groups and state are still those the plan was made from."""
-        return self.signature == _signature(groups) and all(
+        """Whether parameters and state are still those the plan was made from."""
+        return self.parameters == _parameters(groups) and all(
             memory.is_current(state) for memory in self.memories
         )
+
+    def options_edited(self, groups: Sequence[Group]) -> bool:
+        """Whether a memory option of a group was changed."""
+        return self.options != _options(groups)
+
+    def adopt_options(self, groups: Sequence[Group]) -> bool:
+        """Go on with edited options; False, nothing being changed, if groups now part or unite."""
+        edited = [options_of(group) for group in groups]
+        chosen = [{edited[i] for i in memory.groups} for memory in self.memories]
+        on = [i for i, group in enumerate(groups) if edited[i].enabled and group["params"]]
+        if on != sorted(i for memory in self.memories for i in memory.groups):
+            return False
+        if any(len(some) > 1 for some in chosen) or len(set.union(set(), *chosen)) < len(chosen):
+            return False
+        for memory, (options,) in zip(self.memories, chosen, strict=True):
+            memory.adopt(options)
+        self.options = _options(groups)
+        return True
 
 
 def make_plan(groups: Sequence[Group], state: State) -> Plan:
@@ -110,20 +140,18 @@ def make_plan(groups: Sequence[Group], state: State) -> Plan:
         if share.options.scope == "model" and len(shares) > 1:
             share.names = ["groups " + ", ".join(map(str, share.groups))]
     memories = [_make_memory(share, groups, state) for share in shares]
-    scratch = Scratch()
-    _attach_scratch([portion for memory in memories for portion in memory.portions], scratch)
-    return Plan(memories, plain, _signature(groups), scratch)
+    _attach_scratch([portion for memory in memories for portion in memory.portions], Scratch())
+    return Plan(memories, plain, _parameters(groups), _options(groups))
 
 
-def _signature(groups: Sequence[Group]) -> tuple[Any, ...]:
-    """What a plan depends on besides the state."""
+def _parameters(groups: Sequence[Group]) -> tuple[Any, ...]:
     return tuple(
-        (
-            *(group.get(name) for name in OPTION_NAMES),
-            *((id(p), p.dtype, p.device) for p in group["params"]),
-        )
-        for group in groups
+        tuple((id(p), p.dtype, p.device, p.shape) for p in group["params"]) for group in groups
     )
+
+
+def _options(groups: Sequence[Group]) -> tuple[Any, ...]:
+    return tuple(tuple(group.get(name) for name in OPTION_NAMES) for group in groups)
 
 
 @dataclass(slots=True)
@@ -179,12 +207,23 @@ def _make_memory(share: _Share, groups: Sequence[Group], state: State) -> Memory
         ledger=ledger,
         portions=list(_portions(share, groups)),
         calls=calls,
+        views=[row_views(ledger, i) for i in range(len(share.rows))],
     )
     for i, row in enumerate(share.rows):
         for p in row:
             if holds_memory(state, p):
+                _check_shape(p, state, share.names[i])
                 memory.attach(p, i, state)
     return memory
+
+
+def _check_shape(p: Tensor, state: State, where: str) -> None:
+    kept = tuple(state[p][SLOTS].shape[1:])
+    if kept != tuple(p.shape):
+        raise StepError(
+            f"a parameter of {where} has the shape {tuple(p.shape)}, but its memory has {kept}; if "
+            "you replaced its data, delete its state: del optimizer.state[parameter]"
+        )
 
 
 def _ledger_device(devices: Sequence[torch.device]) -> torch.device:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradmem.errors import OptionTypeError
 from gradmem.memory.aggregates import weights
 from gradmem.memory.ledger import ACCEPTED, OLDEST_USED, STEPS, empty_ledger
 from gradmem.memory.options import OPTION_NAMES, MemoryOptions, Scope
@@ -159,8 +160,9 @@ def memory_bytes(
     """What a memory will hold once every parameter had a gradient; allocates nothing.
 
     Per parameter element: `capacity` times its own size, and its size again for the running sum (4
-    bytes for float16 and bfloat16). A step uses besides a working buffer of about a million bytes
-    on the CPU, or of the largest tensor if that is more.
+    bytes for float16 and bfloat16). A step uses besides a working buffer of 2**18 elements on the
+    CPU and 2**26 on an accelerator, or of all parameters if that is less, or of the largest if that
+    is more.
 
     Args:
         params: what the optimizer is given: parameters, named parameters, or groups, which are
@@ -172,7 +174,8 @@ def memory_bytes(
         Bytes by kind; ``.total`` is what ``memory_report().bytes`` will say.
 
     Raises:
-        OptionError: capacity or scope out of range.
+        OptionError: an option is out of range.
+        OptionTypeError: an option is of the wrong type, or a group has an iterator for params.
 
     Example:
         >>> import torch, gradmem
@@ -190,6 +193,11 @@ def memory_bytes(
         options = MemoryOptions(**{"capacity": capacity, "scope": scope, **chosen})
         if not options.enabled:
             continue
+        if not isinstance(group["params"], (Tensor, list, tuple)):
+            raise OptionTypeError(
+                f"params of a group must be a list here, got {type(group['params']).__name__}: "
+                "counting would use an iterator up; write list(...)"
+            )
         given = group["params"]
         tensors = [_tensor_of(p) for p in ([given] if isinstance(given, Tensor) else given)]
         for part in tensors:

@@ -119,6 +119,10 @@ class SGD_C(MemoryOptimizer, SGD):
             fused=fused,
         )
 
+    def _writes_gradients(self, group: Group) -> bool:
+        """torch's foreach kernel adds the momentum of a Nesterov step to the gradient itself."""
+        return bool(group["nesterov"] and group["foreach"] is not False and not group["fused"])
+
     def _update(self, group: Group, updates: list[Tensor]) -> None:
         params: list[Tensor] = []
         buffers: list[Tensor | None] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 
 from gradmem.errors import GradientError, StepError
 from gradmem.memory import slots as storage
-from gradmem.memory.ledger import Decision, commit, decide, drop_expired
+from gradmem.memory.ledger import Decision, commit, decide, expired, forget, written
 from gradmem.memory.norms import ledger_norms
 from gradmem.memory.options import MemoryOptions
-from gradmem.memory.sharding import local, locals_of
+from gradmem.memory.sharding import gradient, local
 from gradmem.optim import checkpoint, validation
 from gradmem.optim.plan import Group, Memory, Plan, Portion, make_plan
 from gradmem.optim.report import MemoryReport, describe
@@ -53,6 +53,10 @@ class MemoryOptimizer(Optimizer):
         """Apply the base rule to ``group["params"]`` with these updates for gradients."""
         raise NotImplementedError
 
+    def _writes_gradients(self, group: Group) -> bool:  # noqa: ARG002
+        """Whether torch's own rule would write into the gradients it is handed."""
+        return False
+
     # The step ------------------------------------------------------------------------------------
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -77,7 +81,7 @@ class MemoryOptimizer(Optimizer):
                 "model, call backward() and return the loss"
             )
         if "capturable" in self.defaults:
-            self._accelerator_graph_capture_health_check()
+            _check_graph_capture(self)
         loss = self._evaluate(closure)
         plan = self._current_plan()
         for memory in plan.memories:
@@ -104,60 +108,71 @@ class MemoryOptimizer(Optimizer):
             self._stepping = False
 
     def _current_plan(self) -> Plan:
-        if self._plan is None or not self._plan.is_current(self.param_groups, self.state):
+        plan = self._plan
+        current = plan is not None and plan.is_current(self.param_groups, self.state)
+        if plan is None or not current or plan.options_edited(self.param_groups):
             self._fixed = validation.check_edits(self.param_groups, self._fixed)
-            self._plan = make_plan(self.param_groups, self.state)
-            for memory in self._plan.memories:
-                self._drop_expired(memory)
-        return self._plan
-
-    def _drop_expired(self, memory: Memory) -> None:
-        if memory.options.max_age is None:
-            return
-        expired = drop_expired(memory.ledger, memory.options.max_age)
-        if not bool(expired.any()):
-            return
-        for i, row in enumerate(memory.rows):
-            held = [self.state[p] for p in row if holds_memory(self.state, p)]
-            storage.clear(
-                [local(s[SLOTS]) for s in held], [local(s[SUM]) for s in held], expired[i]
-            )
+            if plan is None or not current or not plan.adopt_options(self.param_groups):
+                plan = self._plan = make_plan(self.param_groups, self.state)
+        return plan
 
     def _step_plain(self, index: int) -> None:
+        """A group without a memory: torch's own step."""
         group = self.param_groups[index]
-        params = [p for p in group["params"] if p.grad is not None]
-        self._update({**group, "params": params}, locals_of([p.grad for p in params]))
+        grads = {p: grad for p in group["params"] if (grad := gradient(p)) is not None}
+        updates = list(grads.values())
+        if self._writes_gradients(group):
+            updates = [grad.clone() for grad in updates]
+        self._update({**group, "params": list(grads)}, updates)
 
     def _step_memory(self, memory: Memory) -> None:
-        device = memory.ledger.priority.device
-        grads = [[p.grad for p in row if p.grad is not None] for row in memory.rows]
-        norms = ledger_norms(grads, device, l2=memory.options.norm == "l2")
+        grads = {p: grad for row in memory.rows for p in row if (grad := gradient(p)) is not None}
+        if memory.check_ages:
+            self._drop_expired(memory)
+        device, l2 = memory.ledger.priority.device, memory.options.norm == "l2"
+        norms = ledger_norms(memory.rows, grads, device, l2=l2)
         decision = decide(memory.ledger, norms, memory.options)
         moves = _moves(memory, decision)
-        for portion in memory.portions:
-            self._step_portion(memory, portion, moves[portion.row])
-        if memory.witnesses:  # else no parameter had a gradient yet
+        try:
+            for portion in memory.portions:
+                self._step_portion(memory, portion, grads, moves[portion.row])
+        except BaseException:
+            # Some parameters have exchanged a slot, others have not: it belongs to no gradient.
+            self._empty(memory, written(memory.ledger, decision))
+            raise
+        if memory.holders:  # else no parameter had a gradient yet
             commit(memory.ledger, decision, memory.options.decay)
             memory.calls += 1
 
-    def _step_portion(self, memory: Memory, portion: Portion, move: _Move) -> None:
+    def _drop_expired(self, memory: Memory) -> None:
+        """Empty slots that a `max_age` made smaller forbids; seldom, so it may wait for a device."""
+        if memory.options.max_age is not None:
+            too_old = expired(memory.ledger, memory.options.max_age)
+            if bool(too_old.any()):
+                self._empty(memory, too_old)
+        memory.check_ages = False
+
+    def _step_portion(
+        self, memory: Memory, portion: Portion, grads: Mapping[Tensor, Tensor], move: _Move
+    ) -> None:
         """Update the parameters that have a gradient, then let the memory take it."""
-        present = [i for i, p in enumerate(portion.parameters) if p.grad is not None]
+        present = [i for i, p in enumerate(portion.parameters) if p in grads]
         if present:
             params = [portion.parameters[i] for i in present]
-            grads = locals_of([p.grad for p in params if p.grad is not None])
+            own = [grads[p] for p in params]
             kept = [self._memory_of(p, memory.options.capacity) for p in params]
             slots, sums = [local(s) for s, _ in kept], [local(s) for _, s in kept]
-            updates = _updates(portion, present, grads, sums, move)
             group = self.param_groups[portion.group]
+            copied = self._writes_gradients(group)
+            updates = _updates(portion, present, own, sums, move, copied=copied)
             self._update({**group, "params": params}, updates)
             for p, (own_slots, own_sum) in zip(params, kept, strict=True):
                 if not holds_memory(self.state, p):
                     self.state[p].update({SLOTS: own_slots, SUM: own_sum})
                     memory.attach(p, portion.row, self.state)
-            _retain(slots, sums, grads, move)
+            _retain(slots, sums, own, move)
         if len(present) < len(portion.parameters):
-            absent = [p for p in portion.parameters if p.grad is None]
+            absent = [p for p in portion.parameters if p not in grads]
             self._age_absent([p for p in absent if holds_memory(self.state, p)], move)
 
     def _memory_of(self, p: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
@@ -175,6 +190,14 @@ class MemoryOptimizer(Optimizer):
             sums = [local(self.state[p][SUM]) for p in params]
             _retain(slots, sums, [s.new_zeros(()).expand(s.shape[1:]) for s in slots], move)
 
+    def _empty(self, memory: Memory, emptied: Tensor) -> None:
+        """Empty the slots marked in the (R, C) mask."""
+        forget(memory.ledger, emptied)
+        for i, row in enumerate(memory.rows):
+            held = [self.state[p] for p in row if holds_memory(self.state, p)]
+            slots, sums = [local(s[SLOTS]) for s in held], [local(s[SUM]) for s in held]
+            storage.clear(slots, sums, emptied[i])
+
     # Groups --------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -187,9 +210,9 @@ class MemoryOptimizer(Optimizer):
         """
         for name, value in self._memory_defaults.as_group().items():
             self.defaults.setdefault(name, value)
-        validation.check_group(param_group, len(self.param_groups), self.defaults)
-        super().add_param_group(param_group)
-        self._fixed = [*self._fixed, validation.fixed_options(param_group)]
+        group = validation.checked_group(param_group, len(self.param_groups), self.defaults)
+        super().add_param_group(group)
+        self._fixed = [*self._fixed, validation.fixed_options(group)]
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_memory_defaults": self._memory_defaults, "_fixed": self._fixed}
@@ -229,6 +252,12 @@ class MemoryOptimizer(Optimizer):
         return describe(self._current_plan().memories, self.state)
 
 
+def _check_graph_capture(optimizer: Optimizer) -> None:
+    """torch's check that a captured step is capturable; it was renamed in a recent version."""
+    names = "_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"
+    next(getattr(optimizer, name) for name in names if hasattr(optimizer, name))()
+
+
 def _check_gradients(memory: Memory) -> None:
     for name, row in zip(memory.names, memory.rows, strict=True):
         for p in row:
@@ -260,17 +289,25 @@ def _moves(memory: Memory, decision: Decision) -> list[_Move]:
 
 
 def _updates(
-    portion: Portion, present: list[int], grads: list[Tensor], sums: list[Tensor], move: _Move
+    portion: Portion,
+    present: list[int],
+    grads: list[Tensor],
+    sums: list[Tensor],
+    move: _Move,
+    *,
+    copied: bool,
 ) -> list[Tensor]:
-    """What the base rule gets in place of the gradients."""
+    """What the base rule gets in place of the gradients; never they themselves if `copied`."""
+    narrow = [portion.narrow[i] for i in present]
     if isinstance(move.stored, float) and move.stored == 0.0:
-        return grads
+        if not copied:
+            return grads
+        torch._foreach_copy_(narrow, grads)
+        return narrow
     wide = [portion.wide[i] for i in present]
     storage.combine(wide, grads, sums, move.current, move.stored)
-    if portion.narrow is portion.wide:
-        return wide
-    narrow = [portion.narrow[i] for i in present]
-    torch._foreach_copy_(narrow, wide)
+    if portion.narrow is not portion.wide:
+        torch._foreach_copy_(narrow, wide)
     return narrow
 
 

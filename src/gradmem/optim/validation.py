@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -11,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gradmem.errors import GradientError, OptionError, OptionTypeError
+from gradmem.errors import GradientError, OptionError, OptionTypeError, hint
 from gradmem.memory.options import OPTION_NAMES, MemoryOptions, options_of
+from gradmem.memory.sharding import is_offloaded
 
 # Options that decide what the stored numbers mean: changing them would need another memory.
 FIXED_OPTIONS = ("capacity", "scope", "norm")
@@ -63,8 +63,8 @@ def check_base_options(options: Mapping[str, Any], where: str = "") -> None:
     _check_combinations(options, where)
 
 
-def check_group(group: Any, index: int, defaults: Mapping[str, Any]) -> None:
-    """Check a group before it is added: keys, options, and the kinds of its parameters.
+def checked_group(group: Any, index: int, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a group after a check of its keys, options, and the kinds of its parameters.
 
     Memory options become plain numbers, and params a list where they were an iterator.
     """
@@ -76,12 +76,13 @@ def check_group(group: Any, index: int, defaults: Mapping[str, Any]) -> None:
     _check_keys(group, defaults, where)
     options = {**defaults, **group}
     check_base_options(options, where)
-    group.update(checked_options(options, where).as_group())
-    if isinstance(group["params"], Tensor):
-        _check_parameters([group["params"]], options, where)
-    elif not isinstance(group["params"], set):  # torch refuses a set, and says why
-        group["params"] = list(group["params"])
-        _check_parameters(group["params"], options, where)
+    params = group["params"]
+    if isinstance(params, Tensor):
+        params = [params]
+    if not isinstance(params, set):  # torch refuses a set, and says why
+        params = list(params)
+        _check_parameters(params, options, where)
+    return {**group, **checked_options(options, where).as_group(), "params": params}
 
 
 def fixed_options(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,9 +91,11 @@ def fixed_options(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_edits(
-    groups: Sequence[Mapping[str, Any]], fixed: list[dict[str, Any]]
+    groups: Sequence[dict[str, Any]], fixed: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Check options edited in ``param_groups``; those of `FIXED_OPTIONS` may not change.
+    """Check options edited in ``param_groups``, in which they become plain numbers.
+
+    Those of `FIXED_OPTIONS` may not change.
 
     Returns:
         The fixed options from now on: others if groups were taken away by hand.
@@ -112,7 +115,7 @@ def check_edits(
                     f"construction; set it back to {value!r}, or make a new optimizer with "
                     f"{name}={group[name]!r} (kappa=0 switches the memory off)"
                 )
-        checked_options(group, where)
+        group.update(checked_options(group, where).as_group())
     return fixed
 
 
@@ -129,16 +132,26 @@ def _check_keys(group: Mapping[str, Any], defaults: Mapping[str, Any], where: st
         raise OptionError(f"{where}the key 'params' is missing; got {sorted(group)}")
     for key in group:
         if key not in defaults and key not in FOREIGN_KEYS:
-            close = difflib.get_close_matches(str(key), list(defaults), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {sorted(defaults)}"
-            raise OptionError(f"{where}unknown key {key!r}; {hint}")
+            raise OptionError(f"{where}unknown key {key!r}; {hint(key, defaults)}")
 
 
 def _check_parameters(params: Sequence[Any], options: Mapping[str, Any], where: str) -> None:
+    seen: dict[Tensor, int] = {}
     for i, item in enumerate(params):
         p = item[1] if isinstance(item, tuple) else item
         if not isinstance(p, Tensor):
             continue  # torch says what is wrong with it
+        if p in seen:
+            raise GradientError(
+                f"{where}parameter {i} is parameter {seen[p]} again; a memory would count its "
+                "gradient twice: give each parameter once"
+            )
+        seen[p] = i
+        if is_offloaded(p):
+            raise GradientError(
+                f"{where}parameter {i} is sharded over devices of another kind than {p.device}, "
+                "where it lies; offloaded parameters are not supported: turn the offloading off"
+            )
         if p.layout is not torch.strided:
             raise GradientError(
                 f"{where}parameter {i} has the layout {p.layout}; a memory holds dense tensors "
