@@ -15,9 +15,10 @@ ROOT = Path(gradmem.__file__).parent
 ALLOWED = {
     "errors": set(),
     "memory": {"errors"},
+    "convergence": {"errors", "memory"},
     "optim": {"errors", "memory"},
     "registry": {"errors", "optim"},
-    "__init__": {"errors", "memory", "optim", "registry"},
+    "__init__": {"convergence", "errors", "memory", "optim", "registry"},
     "lab": {"gradmem"},
 }
 

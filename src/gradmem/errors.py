@@ -24,7 +24,7 @@ __all__ = [
 
 
 class GradmemError(Exception):
-    """Base of all errors raised on purpose; nothing was changed when one is raised."""
+    """Base of all errors raised on purpose; parameters, state and memory are as before it."""
 
 
 class OptionError(GradmemError, ValueError):

@@ -58,9 +58,10 @@ class RMSprop_C(MemoryOptimizer, RMSprop):
         GradientError: a parameter or gradient is not a dense tensor.
 
     Numerics: the aggregate is computed in float32 or wider and rounded once to the parameter's
-    type. The running sum is made anew from the slots before its rounding error matters (1e-6 of
-    the stored norms). Equal devices and thread counts give equal bits, also after a resume. A
-    step whose gradient is zero or not finite leaves the memory as it was.
+    type. The running sum is made anew from the slots when its rounding error passes 1e-6 of the
+    stored norms; on an accelerator, where asking would wait, every max(16, capacity) steps. Equal
+    devices and thread counts give equal bits, also after a resume. A step whose gradient is zero
+    or not finite leaves what is stored, and its priorities and ages, as they were.
 
     Departs from the authors' programs: the admission threshold is the exact minimum; the norm is
     the L2 norm of the whole gradient unless ``norm="sum"``; zero, NaN and Inf are never stored; the

@@ -145,7 +145,7 @@ class MemoryOptimizer(Optimizer):
             memory.calls += 1
 
     def _drop_expired(self, memory: Memory) -> None:
-        """Empty slots that a `max_age` made smaller forbids; seldom, so it may wait for a device."""
+        """Empty slots that a smaller `max_age` forbids; seldom, so it may wait for a device."""
         if memory.options.max_age is not None:
             too_old = expired(memory.ledger, memory.options.max_age)
             if bool(too_old.any()):
