@@ -1,4 +1,4 @@
-"""The command line: ``gradmem compare digits``, ``gradmem tasks``, ``gradmem optimizers``."""
+"""The command line: ``gradmem compare``, ``bound``, ``tasks``, ``optimizers``; thin."""
 
 import sys
 import webbrowser
@@ -99,22 +99,12 @@ def compare(
 
 def _conclude(console: "Console", found: "Findings", page: Path) -> None:
     """The table, the verdict and where the report lies."""
-    from rich import box
-    from rich.table import Table
-
     from gradmem.lab.findings import score_table
     from gradmem.lab.score import caveat
+    from gradmem.lab.terminal import grid
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-    scores = score_table(found)
-    for name, *cells in zip(scores.heading, *scores.rows, strict=True):
-        # Headings wrap between words, cells never: all of it fits 80 columns.
-        width = max(len(text) for text in (*cells, *name.split()))
-        table.add_column(name, width=width, justify="right" if table.columns else "left")
-    for row in scores.rows:
-        table.add_row(*row)
     console.print()
-    console.print(table)
+    console.print(grid(score_table(found)))
     console.print()
     for line in found.warnings:
         console.print(f"warning: {line}")
@@ -122,6 +112,99 @@ def _conclude(console: "Console", found: "Findings", page: Path) -> None:
         console.print(line, style="bold")
     console.print(caveat(found.comparison))
     console.print(f"\nReport: {page}", soft_wrap=True)
+
+
+@app.command()
+def bound(
+    problem: Annotated[
+        str,
+        typer.Argument(
+            help="quadratic, breast-cancer, digits, noise, or a LIBSVM data set: a path or a name."
+        ),
+    ],
+    optimizer: Annotated[str, typer.Option(help="sgd_c, or one the theorem leaves out.")] = "sgd_c",
+    policy: Annotated[str, typer.Option(help="Which gradients are kept.")] = "top_norm",
+    aggregate: Annotated[str, typer.Option(help="How they are combined.")] = "mean",
+    capacity: Annotated[int, typer.Option(help="How many are kept.")] = 10,
+    decay: Annotated[float, typer.Option(help="Factor on every priority, every step.")] = 0.99,
+    kappa: Annotated[float, typer.Option(help="Weight of the memory.")] = 1.0,
+    max_age: Annotated[
+        str | None,
+        typer.Option(help="Oldest gradient used, or none.", show_default="20; none for noise"),
+    ] = None,
+    momentum: Annotated[float, typer.Option(help="The theorem leaves it out.")] = 0.0,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples a step.", show_default="all")
+    ] = None,
+    step: Annotated[
+        str, typer.Option(help="closed: 1/(2 L w_max (tau+1)); exact: the largest; or a number.")
+    ] = "closed",
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Steps.", show_default="till a thousandth is sure, within seconds"),
+    ] = None,
+    condition: Annotated[
+        float | None, typer.Option(help="L/mu of a quadratic.", show_default="50; 10 for noise")
+    ] = None,
+    dimension: Annotated[
+        int | None, typer.Option(help="Of a quadratic.", show_default="30; 10 for noise")
+    ] = None,
+    l2: Annotated[
+        float | None, typer.Option(help="Penalty of a logistic regression.", show_default="0.1")
+    ] = None,
+    standardise: Annotated[
+        bool | None,
+        typer.Option(
+            "--standardise/--as-is", help="Features.", show_default="standardise if bundled"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of whatever is random.")] = 0,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of the noise experiment.", show_default="16")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with libsvm/NAME, plain, .gz or .bz2.",
+            show_default="GRADMEM_DATA, else the user's cache",
+            file_okay=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the report.",
+            show_default="gradmem-results/bound-PROBLEM",
+            file_okay=False,
+        ),
+    ] = None,
+    open_report: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the report in the browser.")
+    ] = False,
+) -> None:
+    """Run an optimizer on PROBLEM beside the convergence theorem's bound, and adversaries too.
+
+    `noise` instead compares ways to choose gradients under rare, large noise.
+    """
+    from rich.console import Console
+
+    from gradmem.lab.bound.command import carry_out, parse_age, prepare
+    from gradmem.lab.bound.plan import Plan
+    from gradmem.lab.bound.sources import Source
+
+    try:
+        age = parse_age(max_age, noisy=problem == "noise")
+        source = Source(problem, condition, dimension, l2, standardise, data, seed)
+        plan = Plan(
+            *(optimizer, policy, aggregate, capacity, decay, kappa, age, momentum),
+            *(batch_size, step, steps, seed),
+        )
+        job = prepare(source, plan, seeds)
+    except (ValueError, FileNotFoundError) as error:
+        raise typer.BadParameter(str(error)) from None
+    page = carry_out(job, out, Console(markup=False, highlight=False))
+    if open_report:
+        webbrowser.open(page.resolve().as_uri())
 
 
 @app.command()

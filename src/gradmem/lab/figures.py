@@ -1,62 +1,17 @@
-"""The report's figures as SVG text that follows the page's colours, light or dark."""
+"""The figures of a comparison."""
 
-import io
 import math
-import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from gradmem.lab.compare import Comparison, Evaluated
+from gradmem.lab.drawing import CSS_COLOURS, HUES, INK, Draw, name_ends, panel, picture
 from gradmem.lab.optimizers import Spec
 from gradmem.lab.score import Difference, expected_best
 from gradmem.lab.tasks.base import Metric
-
-# Matplotlib is given these stand-ins; the page's style sheet says what each looks like.
-INK, GRID = "#010101", "#020202"
-HUES = {"sgd": "#030303", "rmsprop": "#040404", "adam": "#050505", "adamw": "#060606"}
-CSS_COLOURS = {INK: "var(--ink)", GRID: "var(--grid)"} | {
-    stand_in: f"var(--{name})" for name, stand_in in HUES.items()
-}
-
-# The colours of a picture outside the report, which has no style sheet: the page's in light.
-PRINTED = {
-    "paper": "#ffffff",
-    "ink": "#1d2330",
-    "grid": "#e3e6eb",
-    "sgd": "#2f7d4f",
-    "rmsprop": "#8a55b8",
-    "adam": "#1f6fc4",
-    "adamw": "#c4551a",
-}
-
-STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: it can be selected, read aloud, and is small
-    "svg.hashsalt": "gradmem",  # the same figure is the same bytes
-    "font.size": 9.5,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "text.color": INK,
-    "xtick.color": GRID,
-    "xtick.labelcolor": INK,
-    "ytick.color": GRID,
-    "ytick.labelcolor": INK,
-    "ytick.major.size": 0,
-    "ytick.minor.size": 0,
-    "xtick.minor.size": 0,
-}
 
 
 def colour(spec: Spec) -> str:
@@ -74,60 +29,19 @@ def dashes(spec: Spec) -> str | tuple[float, tuple[float, ...]]:
     return "-" if spec.base else (0, (3, 2))
 
 
-Draw = Callable[[Axes], None]
-
-
-def _render(draws: Sequence[Draw], height: float) -> str:
-    """Panels side by side as one SVG element."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.9 * len(draws), height), layout="constrained")
-        for i, draw in enumerate(draws):
-            draw(figure.add_subplot(1, len(draws), i + 1))
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _svg(draw: Draw, height: float = 3.3) -> str:
-    """One panel for the report: as wide as its place, in the page's colours and font."""
-    text = _render([draw], height)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"\1\2", text)
-    for stand_in, css in CSS_COLOURS.items():
-        text = text.replace(stand_in, css)
-    return text
-
-
 def overview(comparison: Comparison, found: Sequence[Difference]) -> str:
     """Validation loss and, if there are pairs, differences by seed: a picture of its own."""
     metric = comparison.plan.task.metric
-    draws = [_titled("validation loss", _draw_curves(comparison, "validation_loss"))]
+    panels = [("validation loss", _draw_curves(comparison, "validation_loss"))]
     if found:
         heading = f"test {metric.name}: memory variant less its base, a dot a seed"
-        draws.append(_titled(heading, _draw_differences(found, metric)))
-    text = _render(draws, height=3.5)
-    paper = f"<style>svg {{ background: {PRINTED['paper']} }}</style>"
-    text = text.replace("<defs>", paper + "<defs>", 1)
-    for stand_in, css in CSS_COLOURS.items():
-        text = text.replace(stand_in, PRINTED[css.removeprefix("var(--").removesuffix(")")])
-    return text
-
-
-def _titled(heading: str, draw: Draw) -> Draw:
-    def both(axes: Axes) -> None:
-        axes.set_title(heading, loc="left", fontsize=10)
-        draw(axes)
-
-    return both
+        panels.append((heading, _draw_differences(found, metric)))
+    return picture(panels)
 
 
 def learning_curves(comparison: Comparison, quantity: str) -> str:
     """One of a run's curves by step: the median over the seeds and the middle four fifths."""
-    return _svg(_draw_curves(comparison, quantity))
+    return panel(_draw_curves(comparison, quantity))
 
 
 def _draw_curves(comparison: Comparison, quantity: str) -> Draw:
@@ -143,7 +57,7 @@ def _draw_curves(comparison: Comparison, quantity: str) -> Draw:
             strength = 0.2 if spec.base else 0.09  # so that a base and its variant stay apart
             axes.fill_between(steps, low, high, color=colour(spec), alpha=strength, linewidth=0)
             axes.plot(steps, middle, color=colour(spec), linestyle=dashes(spec), linewidth=1.8)
-            ends.append((spec, steps[-1], float(middle[-1])))
+            ends.append((spec.label, colour(spec), float(middle[-1])))
         if quantity == "validation_score":
             _zoom(axes, comparison)
             scale = comparison.plan.task.metric.scale
@@ -152,7 +66,7 @@ def _draw_curves(comparison: Comparison, quantity: str) -> Draw:
             _log_scale(axes)
         axes.set_xlabel("steps")
         axes.margins(x=0.01)
-        _label_ends(axes, ends)
+        name_ends(axes, ends)
 
     return draw
 
@@ -198,7 +112,7 @@ def trials(comparison: Comparison) -> str:
         axes.set_xlim(low, high)
         axes.set_xlabel("learning rate (the axis is the space searched)")
 
-    return _svg(draw)
+    return panel(draw)
 
 
 def _usable_ceiling(comparison: Comparison) -> float:
@@ -218,19 +132,19 @@ def search_progress(comparison: Comparison) -> str:
             best = expected_best([trial.validation_loss for trial in each.tuned.trials])
             count = np.arange(1, len(best) + 1)
             axes.plot(count, best, color=colour(spec), linestyle=dashes(spec), linewidth=1.8)
-            ends.append((spec, float(count[-1]), best[-1]))
+            ends.append((spec.label, colour(spec), best[-1]))
         _log_scale(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("trials")
         axes.margins(x=0.01)
-        _label_ends(axes, ends)
+        name_ends(axes, ends)
 
-    return _svg(draw)
+    return panel(draw)
 
 
 def differences(found: Sequence[Difference], metric: Metric) -> str:
     """Every seed's difference as a dot; the mean and its interval above them."""
-    return _svg(_draw_differences(found, metric), height=1.4 + 0.7 * len(found))
+    return panel(_draw_differences(found, metric), height=1.4 + 0.7 * len(found))
 
 
 def _draw_differences(found: Sequence[Difference], metric: Metric) -> Draw:
@@ -288,34 +202,3 @@ def _log_scale(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _label_ends(axes: Axes, ends: Sequence[tuple[Spec, float, float]]) -> None:
-    """Names at the ends of the lines, moved apart just enough to be read."""
-    axes.figure.canvas.draw()  # limits are final only now
-    inside = axes.transAxes.inverted()
-    gap = 0.075
-    placed: list[tuple[float, Spec]] = []
-    for spec, x, y in ends:
-        height = float(inside.transform(axes.transData.transform((x, y)))[1])
-        placed.append((min(max(height, 0.0), 1.0) if math.isfinite(height) else 1.0, spec))
-    placed.sort(key=lambda item: item[0])
-    heights = [height for height, _ in placed]
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + gap)
-    ceiling = 1.0
-    for i in reversed(range(len(heights))):
-        heights[i] = min(heights[i], ceiling)
-        ceiling = heights[i] - gap
-    for height, (_, spec) in zip(heights, placed, strict=True):
-        axes.annotate(
-            spec.label,
-            (1.0, height),
-            xytext=(4, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            va="center",
-            color=colour(spec),
-            fontweight="bold",
-            annotation_clip=False,
-        )

@@ -3,21 +3,18 @@
 import csv
 import html
 import io
-from collections.abc import Sequence
-from importlib import resources
-from string import Template
 
 from gradmem.lab import figures
 from gradmem.lab.findings import (
     SETTINGS_NOTE,
     Findings,
-    Table,
     memory_sentences,
     method_sentences,
     score_table,
     settings_table,
     title,
 )
+from gradmem.lab.markup import figure, html_table, markdown_table, page, paragraphs
 from gradmem.lab.score import caveat
 
 CSV_HEADING = (
@@ -38,24 +35,22 @@ def html_page(found: Findings) -> str:
     """The report as one file: no script, nothing fetched, light and dark."""
     plan = found.comparison.plan
     memory = memory_sentences(found)
-    return Template(
-        resources.files(__package__).joinpath("report.html").read_text("utf-8")
-    ).substitute(
+    return page(
         title=html.escape(title(found)),
         subtitle=html.escape(
             f"{plan.task.title} · {plan.trials} tuning trials and {plan.seeds} fresh seeds each"
         ),
-        verdict=_paragraphs(found.verdicts, "<strong>", "</strong>")
-        + _paragraphs([caveat(found.comparison)]),
+        verdict=paragraphs(found.verdicts, "<strong>", "</strong>")
+        + paragraphs([caveat(found.comparison)]),
         warnings="".join(f'<p class="warning">{html.escape(line)}.</p>' for line in found.warnings),
-        scores=_html_table(score_table(found)),
+        scores=html_table(score_table(found)),
         scores_note="Mean ± half the width of the 95% interval over the seeds.",
         legend=_legend(found),
         figures=_panels(found),
-        settings=_html_table(settings_table(found), text_columns=(1,)),
+        settings=html_table(settings_table(found), text_columns=(1,)),
         settings_note=html.escape(SETTINGS_NOTE),
-        memory=f"<h2>What the memory held</h2>{_paragraphs(memory)}" if memory else "",
-        method=_paragraphs(method_sentences(found)),
+        memory=f"<h2>What the memory held</h2>{paragraphs(memory)}" if memory else "",
+        method=paragraphs(method_sentences(found)),
     )
 
 
@@ -105,46 +100,19 @@ def _panels(found: Findings) -> str:
             "One dot a seed; above them the mean and its 95% interval.",
         )
         panels.insert(3, seeds)
-    return "".join(_figure(*panel) for panel in panels)
-
-
-def _paragraphs(sentences: Sequence[str], before: str = "", after: str = "") -> str:
-    return "".join(f"<p>{before}{html.escape(line)}{after}</p>" for line in sentences)
-
-
-def _figure(heading: str, svg: str, caption: str) -> str:
-    return (
-        f"<figure><h3>{html.escape(heading)}</h3>{svg}"
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
-
-
-def _html_table(table: Table, text_columns: tuple[int, ...] = ()) -> str:
-    def row(tag: str, cells: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=text' if i in text_columns else ''}>{html.escape(cell)}</{tag}>"
-            for i, cell in enumerate(cells)
-        )
-
-    body = "".join(f"<tr>{row('td', cells)}</tr>" for cells in table.rows)
-    return f"<table><thead><tr>{row('th', table.heading)}</tr></thead><tbody>{body}</tbody></table>"
+    return "".join(figure(*panel) for panel in panels)
 
 
 def markdown_page(found: Findings) -> str:
     """The report as text."""
     parts = [f"# {title(found)}", *found.verdicts, caveat(found.comparison)]
     parts += [f"**{line}.**" for line in found.warnings]
-    parts += ["## Results", _markdown_table(score_table(found))]
-    parts += ["## Settings", _markdown_table(settings_table(found)), SETTINGS_NOTE]
+    parts += ["## Results", markdown_table(score_table(found))]
+    parts += ["## Settings", markdown_table(settings_table(found)), SETTINGS_NOTE]
     if memory := memory_sentences(found):
         parts += ["## What the memory held", *memory]
     parts += ["## How this was made", *method_sentences(found)]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(table: Table) -> str:
-    lines = [table.heading, ("---",) * len(table.heading), *table.rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def picture(found: Findings) -> str:
