@@ -45,8 +45,18 @@ def ledger_norms(
 def squared_norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     """Squared L2 norm of each tensor, (T,) float64 on `device`."""
     parts = [_blocks(tensor) for tensor in tensors]
-    squares = _norms([block for blocks in parts for block in blocks], device).square()
-    return _sum_rows(squares, [len(blocks) for blocks in parts])
+    blocks = [block for some in parts for block in some]
+    if _prefer_dots(blocks):
+        squares = torch.stack([torch.dot(block, block) for block in map(flat, blocks)]).double()
+    else:
+        squares = _norms(blocks, device).square()
+    return _sum_rows(squares, [len(some) for some in parts])
+
+
+def _prefer_dots(tensors: Sequence[Tensor]) -> bool:
+    """Whether dot products are faster: twice as fast as norms on the CPU, unless calls dominate."""
+    large = sum(tensor.numel() for tensor in tensors) > 2**13 * len(tensors)
+    return large and all(t.device.type == "cpu" and t.dtype is torch.float32 for t in tensors)
 
 
 def _sum_rows(values: Tensor, counts: Sequence[int]) -> Tensor:
