@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.datasets import load_breast_cancer
 
-from gradmem.memory.ledger import commit, decide, empty_ledger
+from gradmem.memory.ledger import empty_ledger
+from gradmem.memory.on_device import commit, decide
 from gradmem.memory.options import MemoryOptions
 
 Array = NDArray[np.float64]
@@ -201,7 +202,7 @@ def excess_losses(
         gradient = curvature * x + noise
         update, chosen = gradient, noise
         if policy is not None:
-            decision = decide(ledger, gradient.norm(dim=1), options)
+            decision = decide(ledger, gradient.norm(dim=1), options, renew=False)
             current, stored = (w[:, None] for w in decision.weights)
             update = current * gradient + stored * slots.sum(dim=1)
             chosen = current * noise + stored * noises.sum(dim=1)

@@ -1,17 +1,41 @@
 """How the current gradient g and the memory are combined: one function each, one signature.
 
-Every aggregate here is linear, ``current * g + stored * S`` with S the sum of the stored gradients,
-so a function only has to say the two weights. `n` holds how many gradients each ledger has stored.
-`weights` answers where n = 0, and with kappa = 0 there is no memory: the functions see neither.
+Every aggregate here is linear, ``current * g + stored * S`` with S the sum of the n stored
+gradients, so a function only has to say the two weights: for one ledger with n a number, or for
+several with n a tensor. With an empty memory the update is g, and with kappa = 0 there is no
+memory: the functions are asked neither.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+
+Number = TypeVar("Number", float, Tensor)
+# n, kappa -> weight of the current gradient, weight of each stored one
+AggregateFunction: TypeAlias = Callable[[Any, float], tuple[Any, Any]]
+
+
+def mean(n: Number, kappa: float) -> tuple[Number, Number]:
+    """``(g + kappa S) / (n + 1)``; total weight 1 at kappa 1."""
+    share = 1.0 / (n + 1.0)
+    return share, kappa * share
+
+
+def sum_(n: Number, kappa: float) -> tuple[float, Number]:
+    """``g + kappa S / n``; total weight 1 + kappa: at kappa 1 it doubles the step."""
+    return 1.0, kappa / n
+
+
+def mid(n: Number, kappa: float) -> tuple[float, Number]:
+    """``(g + kappa S / n) / 2``; total weight 1 at kappa 1."""
+    return 0.5, 0.5 * kappa / n
+
+
+AGGREGATES: dict[str, AggregateFunction] = {"mean": mean, "sum": sum_, "mid": mid}
 
 
 class Weights(NamedTuple):
@@ -21,32 +45,9 @@ class Weights(NamedTuple):
     stored: Tensor
 
 
-AggregateFunction: TypeAlias = Callable[[Tensor, float], Weights]
-
-
-def mean(n: Tensor, kappa: float) -> Weights:
-    """``(g + kappa S) / (n + 1)``; total weight 1 at kappa 1."""
-    share = 1.0 / (n + 1.0)
-    return Weights(share, kappa * share)
-
-
-def sum_(n: Tensor, kappa: float) -> Weights:
-    """``g + kappa S / n``; total weight 1 + kappa: at kappa 1 it doubles the step."""
-    return Weights(torch.ones_like(n), kappa / n)
-
-
-def mid(n: Tensor, kappa: float) -> Weights:
-    """``(g + kappa S / n) / 2``; total weight 1 at kappa 1."""
-    return Weights(torch.full_like(n, 0.5), 0.5 * kappa / n)
-
-
-AGGREGATES: dict[str, AggregateFunction] = {"mean": mean, "sum": sum_, "mid": mid}
-
-
 def weights(aggregate: str, n: Tensor, kappa: float) -> Weights:
     """The weights for every ledger, (1, 0) where there is nothing to combine with."""
     empty = n == 0
-    combined = AGGREGATES[aggregate](n.masked_fill(empty, 1.0), kappa)
-    return Weights(
-        combined.current.masked_fill(empty, 1.0), combined.stored.masked_fill(empty, 0.0)
-    )
+    current, stored = AGGREGATES[aggregate](n.masked_fill(empty, 1.0), kappa)
+    current = torch.zeros_like(n) + current
+    return Weights(current.masked_fill(empty, 1.0), stored.masked_fill(empty, 0.0))

@@ -2,7 +2,7 @@
 
 A policy is asked about ledgers that are full. It gives the offered gradient a priority, names the
 slot that would have to go, and says whether the exchange is made. Empty slots, expired slots, zero
-and non-finite gradients are dealt with before (`ledger.decide`), so a policy never sees them.
+and non-finite gradients are dealt with by `on_host` and `on_device`, which then ignore the answer.
 All tensors have one entry, or one row, a ledger; there is no host synchronisation.
 """
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from gradmem.errors import GradientError, StepError
+from gradmem.memory import on_device, on_host
 from gradmem.memory import slots as storage
-from gradmem.memory.ledger import Decision, commit, decide, expired, forget, written
+from gradmem.memory.ledger import Move, expired, forget, written
 from gradmem.memory.norms import ledger_norms
 from gradmem.memory.options import MemoryOptions
 from gradmem.memory.sharding import gradient, local
@@ -19,16 +20,6 @@ from gradmem.optim import checkpoint, validation
 from gradmem.optim.plan import Group, Memory, Plan, Portion, make_plan
 from gradmem.optim.report import MemoryReport, describe
 from gradmem.optim.state import SLOTS, SUM, holds_memory
-
-
-class _Move(NamedTuple):
-    """What one ledger row does this step: Python values on the host, else 0-d tensors."""
-
-    current: Any
-    stored: Any
-    slot: Any
-    write: Any
-    renew: bool
 
 
 class MemoryOptimizer(Optimizer):
@@ -131,18 +122,16 @@ class MemoryOptimizer(Optimizer):
             self._drop_expired(memory)
         device, l2 = memory.ledger.priority.device, memory.options.norm == "l2"
         norms = ledger_norms(memory.rows, grads, device, l2=l2)
-        decision = decide(memory.ledger, norms, memory.options)
-        moves = _moves(memory, decision)
+        decision = _decide(memory, norms)
         try:
             for portion in memory.portions:
-                self._step_portion(memory, portion, grads, moves[portion.row])
+                self._step_portion(memory, portion, grads, decision.moves[portion.row])
         except BaseException:
             # Some parameters have exchanged a slot, others have not: it belongs to no gradient.
-            self._empty(memory, written(memory.ledger, decision))
+            self._empty(memory, written(memory.ledger, decision.moves))
             raise
         if memory.holders:  # else no parameter had a gradient yet
-            commit(memory.ledger, decision, memory.options.decay)
-            memory.calls += 1
+            _commit(memory, decision)
 
     def _drop_expired(self, memory: Memory) -> None:
         """Empty slots that a smaller `max_age` forbids; seldom, so it may wait for a device."""
@@ -153,7 +142,7 @@ class MemoryOptimizer(Optimizer):
         memory.check_ages = False
 
     def _step_portion(
-        self, memory: Memory, portion: Portion, grads: Mapping[Tensor, Tensor], move: _Move
+        self, memory: Memory, portion: Portion, grads: Mapping[Tensor, Tensor], move: Move
     ) -> None:
         """Update the parameters that have a gradient, then let the memory take it."""
         present = [i for i, p in enumerate(portion.parameters) if p in grads]
@@ -183,7 +172,7 @@ class MemoryOptimizer(Optimizer):
             return self.state[p][SLOTS], self.state[p][SUM]
         return storage.allocate(p, capacity)
 
-    def _age_absent(self, params: Sequence[Tensor], move: _Move) -> None:
+    def _age_absent(self, params: Sequence[Tensor], move: Move) -> None:
         """A parameter without a gradient contributes zero to the gradient that is stored."""
         if params:
             slots = [local(self.state[p][SLOTS]) for p in params]
@@ -270,22 +259,23 @@ def _check_gradients(memory: Memory) -> None:
                 )
 
 
-def _moves(memory: Memory, decision: Decision) -> list[_Move]:
-    """The decision, a row at a time; read in one go where that waits for nothing."""
-    fields = (decision.weights.current, decision.weights.stored, decision.slot, decision.write)
+def _decide(memory: Memory, norms: Tensor) -> on_host.Decision | on_device.Decision:
     if memory.on_host:
-        together = torch.stack([t.to(torch.float64) for t in (*fields, decision.renew)])
-        return [
-            _Move(current, stored, int(slot), bool(write), bool(renew))
-            for current, stored, slot, write, renew in together.t().tolist()
-        ]
+        return on_host.decide(memory.ledger, norms, memory.options)
     # The host cannot know how much the sums have drifted without waiting: renew them regularly,
     # often enough that the cost stays one read a step, always inside a captured graph.
     captured = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
     period = 1 if captured else max(16, memory.options.capacity)
     renew = memory.calls % period == period - 1
-    columns = zip(*(field.unbind() for field in fields), strict=True)
-    return [_Move(c, s, slot, write, renew) for c, s, slot, write in columns]
+    return on_device.decide(memory.ledger, norms, memory.options, renew=renew)
+
+
+def _commit(memory: Memory, decision: on_host.Decision | on_device.Decision) -> None:
+    if isinstance(decision, on_host.Decision):
+        on_host.commit(memory.ledger, decision, memory.options.decay)
+    else:
+        on_device.commit(memory.ledger, decision, memory.options.decay)
+    memory.calls += 1
 
 
 def _updates(
@@ -293,7 +283,7 @@ def _updates(
     present: list[int],
     grads: list[Tensor],
     sums: list[Tensor],
-    move: _Move,
+    move: Move,
     *,
     copied: bool,
 ) -> list[Tensor]:
@@ -311,7 +301,7 @@ def _updates(
     return narrow
 
 
-def _retain(slots: list[Tensor], sums: list[Tensor], grads: list[Tensor], move: _Move) -> None:
+def _retain(slots: list[Tensor], sums: list[Tensor], grads: list[Tensor], move: Move) -> None:
     if isinstance(move.write, bool):
         if move.write:
             storage.exchange(slots, sums, grads, move.slot)

@@ -1,0 +1,146 @@
+"""Decisions in Python numbers, where a ledger can be read without waiting.
+
+A ledger is some tens of numbers: reading them all costs less than one or two tensor operations. The
+policy alone, of which there is one definition, is asked in tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradmem.memory.aggregates import AGGREGATES
+from gradmem.memory.ledger import ACCEPTED, CALLS, OLDEST_USED, STEPS, Ledger, Move
+from gradmem.memory.options import MemoryOptions
+from gradmem.memory.policies import POLICIES, Offer
+
+# The running sum is made anew when its estimated rounding error, relative to the root sum of
+# squares of the stored norms, passes TOLERANCE. UNIT_ROUNDOFF is float32's, whatever the sum's own
+# type, so that the decision does not depend on it.
+UNIT_ROUNDOFF = 2.0**-24
+TOLERANCE = 1e-6
+
+
+@dataclass(slots=True)
+class Row:
+    """One ledger's numbers, and the gradient it is offered: its norm and what the policy says."""
+
+    offered: float
+    priority: float
+    slot: int
+    accept: bool
+    priorities: list[float]
+    norms: list[float]
+    births: list[int]
+    counters: list[int]
+    drift: float
+
+    @property
+    def step(self) -> int:
+        """The number of this step, if it is seen."""
+        return self.counters[STEPS] + 1
+
+    @property
+    def seen(self) -> bool:
+        """The gradient is finite and not zero; otherwise the ledger stays as it is."""
+        return 0.0 < self.offered < math.inf
+
+
+class Decision:
+    """What a step does with the offered gradients: moves, and the rows for `commit`."""
+
+    def __init__(self, rows: list[Row], moves: list[Move]) -> None:
+        self.rows = rows
+        self.moves = moves
+
+
+def decide(ledger: Ledger, norm: Tensor, options: MemoryOptions) -> Decision:
+    """What this step does with gradients of the given norms, one a ledger; changes nothing."""
+    choice = POLICIES[options.policy](Offer(norm, ledger.counters[:, STEPS] + 1), ledger)
+    tables = (ledger.priority, ledger.norm, ledger.birth, ledger.counters, ledger.drift)
+    columns = (tensor.tolist() for tensor in (norm, *choice, *tables))
+    rows = [Row(*numbers) for numbers in zip(*columns, strict=True)]
+    return Decision(rows, [_decide_row(row, options) for row in rows])
+
+
+def commit(ledger: Ledger, decision: Decision, decay: float) -> None:
+    """Write a decision down, in place: enter the gradient, then decay every priority."""
+    for row, move in zip(decision.rows, decision.moves, strict=True):
+        row.counters[CALLS] += 1
+        if row.seen:
+            _commit_row(row, move, decay)
+    rows = decision.rows
+    _write(ledger.priority, [row.priorities for row in rows])
+    _write(ledger.norm, [row.norms for row in rows])
+    _write(ledger.birth, [row.births for row in rows])
+    _write(ledger.counters, [row.counters for row in rows])
+    _write(ledger.drift, [row.drift for row in rows])
+
+
+def _decide_row(row: Row, options: MemoryOptions) -> Move:
+    n = len(row.births) - row.births.count(0)
+    current, stored = 1.0, 0.0
+    if n:
+        current, stored = AGGREGATES[options.aggregate](float(n), options.kappa)
+    if not row.seen:
+        return Move(current, stored, slot=0, write=False, renew=False)
+    free = _free_slot(row, n, options.max_age)
+    slot = row.slot if free is None else free
+    write = row.accept or free is not None
+    renew = write and not _drift_after(row, slot) <= _tolerated(row, slot)
+    return Move(current, stored, slot=slot, write=write, renew=renew)
+
+
+def _free_slot(row: Row, n: int, max_age: int | None) -> int | None:
+    """The slot that takes a gradient without asking the policy.
+
+    A slot that would be too old at the next step goes before an empty one: at most one grows too
+    old at a time, so a step never touches two slots.
+    """
+    if max_age is not None:
+        for slot, birth in enumerate(row.births):
+            if birth and row.step + 1 - birth > max_age:
+                return slot
+    return row.births.index(0) if n < len(row.births) else None
+
+
+def _commit_row(row: Row, move: Move, decay: float) -> None:
+    oldest = min((birth for birth in row.births if birth), default=row.step)
+    row.counters[OLDEST_USED] = max(row.counters[OLDEST_USED], row.step - oldest)
+    if move.write:
+        row.drift = 0.0 if move.renew else _drift_after(row, move.slot)
+        row.priorities[move.slot] = row.priority
+        row.norms[move.slot] = row.offered
+        row.births[move.slot] = row.step
+        row.counters[ACCEPTED] += 1
+    row.priorities = [priority * decay for priority in row.priorities]
+    row.counters[STEPS] += 1
+
+
+def _drift_after(row: Row, slot: int) -> float:
+    """The running sum's squared rounding error once the gradient has taken the slot.
+
+    Sums are taken for as long as the root sum of squares of their terms, which is their expected
+    length for gradients that point every way.
+    """
+    before = sum(norm * norm for norm in row.norms)
+    exchanged = row.norms[slot] * row.norms[slot] + row.offered * row.offered
+    return row.drift + UNIT_ROUNDOFF**2 * (exchanged + before + _squares_after(row, slot))
+
+
+def _tolerated(row: Row, slot: int) -> float:
+    return TOLERANCE**2 * _squares_after(row, slot)
+
+
+def _squares_after(row: Row, slot: int) -> float:
+    return (
+        sum(norm * norm for i, norm in enumerate(row.norms) if i != slot)
+        + row.offered * row.offered
+    )
+
+
+def _write(table: Tensor, numbers: list[list[float]] | list[list[int]] | list[float]) -> None:
+    table.copy_(torch.tensor(numbers, dtype=table.dtype))
