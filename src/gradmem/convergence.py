@@ -28,10 +28,9 @@ from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
-import torch
-
 from gradmem.errors import OptionError, OptionTypeError
-from gradmem.memory.aggregates import AGGREGATES, weights
+from gradmem.memory import aggregates
+from gradmem.memory.aggregates import AGGREGATES
 
 # Policies that do not look at the gradient they keep, so that they cannot prefer noise.
 NOISE_BLIND_POLICIES = frozenset({"fifo", "random", "reservoir"})
@@ -348,9 +347,7 @@ def _total_weights(aggregate: str, kappa: float, capacity: int) -> list[float]:
     _check(kappa=kappa)
     if kappa == 0:
         return [1.0] * (capacity + 1)
-    n = torch.arange(capacity + 1, dtype=torch.float64)
-    current, stored = weights(aggregate, n, float(kappa))
-    return [float(total) for total in current + n * stored]
+    return [aggregates.total_weight(aggregate, n, float(kappa)) for n in range(capacity + 1)]
 
 
 def _decrease(step: float, strong_convexity: float, w_min: float) -> float:

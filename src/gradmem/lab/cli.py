@@ -3,7 +3,7 @@
 import sys
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 try:
     import typer
@@ -23,6 +23,19 @@ app = typer.Typer(
     help="Ask whether a memory of past gradients helps an optimizer.",
 )
 
+OpenReport = Annotated[
+    bool, typer.Option("--open/--no-open", help="Open the report in the browser.")
+]
+
+
+def _folder(help_text: str, default: str) -> Any:
+    """An option that names a folder; what it is when left out is only told."""
+    return typer.Option(help=help_text, show_default=default, file_okay=False)
+
+
+def _open(page: Path) -> None:
+    webbrowser.open(page.resolve().as_uri())
+
 
 @app.command()
 def compare(
@@ -36,16 +49,9 @@ def compare(
         int | None, typer.Option(help="Epochs per run.", show_default="the task's own")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for runs and report.",
-            show_default="gradmem-results/TASK",
-            file_okay=False,
-        ),
+        Path | None, _folder("Folder for runs and report.", "gradmem-results/TASK")
     ] = None,
-    open_report: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the report in the browser.")
-    ] = False,
+    open_report: OpenReport = False,
 ) -> None:
     """Tune optimizers equally on TASK, run the best settings on fresh seeds, write a report.
 
@@ -94,7 +100,7 @@ def compare(
     write_atomically(folder / "overview.svg", report.picture(found))
     _conclude(console, found, folder / "report.html")
     if open_report:
-        webbrowser.open((folder / "report.html").resolve().as_uri())
+        _open(folder / "report.html")
 
 
 def _conclude(console: "Console", found: "Findings", page: Path) -> None:
@@ -164,23 +170,14 @@ def bound(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder with libsvm/NAME, plain, .gz or .bz2.",
-            show_default="GRADMEM_DATA, else the user's cache",
-            file_okay=False,
+        _folder(
+            "Folder with libsvm/NAME, plain, .gz or .bz2.", "GRADMEM_DATA, else the user's cache"
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the report.",
-            show_default="gradmem-results/bound-PROBLEM",
-            file_okay=False,
-        ),
+        Path | None, _folder("Folder for the report.", "gradmem-results/bound-PROBLEM")
     ] = None,
-    open_report: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the report in the browser.")
-    ] = False,
+    open_report: OpenReport = False,
 ) -> None:
     """Run an optimizer on PROBLEM beside the convergence theorem's bound, and adversaries too.
 
@@ -204,7 +201,7 @@ def bound(
         raise typer.BadParameter(str(error)) from None
     page = carry_out(job, out, Console(markup=False, highlight=False))
     if open_report:
-        webbrowser.open(page.resolve().as_uri())
+        _open(page)
 
 
 @app.command()

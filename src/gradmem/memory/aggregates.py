@@ -38,6 +38,20 @@ def mid(n: Number, kappa: float) -> tuple[float, Number]:
 AGGREGATES: dict[str, AggregateFunction] = {"mean": mean, "sum": sum_, "mid": mid}
 
 
+def weights_of_one(aggregate: str, n: int, kappa: float) -> tuple[float, float]:
+    """The weights for one ledger, (1, 0) where there is nothing to combine with."""
+    if n == 0:
+        return 1.0, 0.0
+    current, stored = AGGREGATES[aggregate](float(n), kappa)
+    return current, stored
+
+
+def total_weight(aggregate: str, n: int, kappa: float) -> float:
+    """The sum of all weights, of the current gradient and of the n stored ones."""
+    current, stored = weights_of_one(aggregate, n, kappa)
+    return current + n * stored
+
+
 class Weights(NamedTuple):
     """The weight of the current gradient and of each stored one, one entry a ledger."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradmem.memory.aggregates import AGGREGATES
+from gradmem.memory.aggregates import weights_of_one
 from gradmem.memory.ledger import ACCEPTED, CALLS, OLDEST_USED, STEPS, Ledger, Move
 from gradmem.memory.options import MemoryOptions
 from gradmem.memory.policies import POLICIES, Offer
@@ -82,15 +82,13 @@ def commit(ledger: Ledger, decision: Decision, decay: float) -> None:
 
 def _decide_row(row: Row, options: MemoryOptions) -> Move:
     n = len(row.births) - row.births.count(0)
-    current, stored = 1.0, 0.0
-    if n:
-        current, stored = AGGREGATES[options.aggregate](float(n), options.kappa)
+    current, stored = weights_of_one(options.aggregate, n, options.kappa)
     if not row.seen:
         return Move(current, stored, slot=0, write=False, renew=False)
     free = _free_slot(row, n, options.max_age)
     slot = row.slot if free is None else free
     write = row.accept or free is not None
-    renew = write and not _drift_after(row, slot) <= _tolerated(row, slot)
+    renew = write and _drifts(row, slot)
     return Move(current, stored, slot=slot, write=write, renew=renew)
 
 
@@ -111,7 +109,6 @@ def _commit_row(row: Row, move: Move, decay: float) -> None:
     oldest = min((birth for birth in row.births if birth), default=row.step)
     row.counters[OLDEST_USED] = max(row.counters[OLDEST_USED], row.step - oldest)
     if move.write:
-        row.drift = 0.0 if move.renew else _drift_after(row, move.slot)
         row.priorities[move.slot] = row.priority
         row.norms[move.slot] = row.offered
         row.births[move.slot] = row.step
@@ -120,26 +117,21 @@ def _commit_row(row: Row, move: Move, decay: float) -> None:
     row.counters[STEPS] += 1
 
 
-def _drift_after(row: Row, slot: int) -> float:
-    """The running sum's squared rounding error once the gradient has taken the slot.
+def _drifts(row: Row, slot: int) -> bool:
+    """Whether the running sum is too far off once the gradient has taken the slot; counts it in.
 
     Sums are taken for as long as the root sum of squares of their terms, which is their expected
     length for gradients that point every way.
     """
-    before = sum(norm * norm for norm in row.norms)
-    exchanged = row.norms[slot] * row.norms[slot] + row.offered * row.offered
-    return row.drift + UNIT_ROUNDOFF**2 * (exchanged + before + _squares_after(row, slot))
-
-
-def _tolerated(row: Row, slot: int) -> float:
-    return TOLERANCE**2 * _squares_after(row, slot)
-
-
-def _squares_after(row: Row, slot: int) -> float:
-    return (
-        sum(norm * norm for i, norm in enumerate(row.norms) if i != slot)
-        + row.offered * row.offered
-    )
+    squares = [norm * norm for norm in row.norms]
+    before, old, new = sum(squares), squares[slot], row.offered * row.offered
+    squares[slot] = 0.0
+    after = sum(squares) + new
+    row.drift += UNIT_ROUNDOFF**2 * (old + new + before + after)
+    if row.drift <= TOLERANCE**2 * after:
+        return False
+    row.drift = 0.0
+    return True
 
 
 def _write(table: Tensor, numbers: list[list[float]] | list[list[int]] | list[float]) -> None:

@@ -12,17 +12,7 @@ from gradmem.errors import CheckpointError, OptionError, OptionTypeError
 from gradmem.memory.options import OPTION_NAMES, options_of
 from gradmem.memory.sharding import is_sharded
 from gradmem.memory.slots import sum_dtype
-from gradmem.optim.state import (
-    BIRTH,
-    COUNTERS,
-    DRIFT,
-    MEMORY_KEYS,
-    NORM,
-    PRIORITY,
-    SLOTS,
-    SUM,
-    find_row,
-)
+from gradmem.optim.state import MEMORY_KEYS, SLOTS, SUM, blank_row, find_row
 
 # Options under which the stored numbers were made: a checkpoint must agree in them. The others are
 # taken from the checkpoint, as torch takes its lr.
@@ -150,11 +140,7 @@ def _check_memory(memory: Mapping[str, Any], p: Tensor, capacity: int, index: in
     expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
         SLOTS: ((capacity, *p.shape), p.dtype),
         SUM: (tuple(p.shape), sum_dtype(p.dtype)),
-        PRIORITY: ((capacity,), torch.float64),
-        NORM: ((capacity,), torch.float64),
-        BIRTH: ((capacity,), torch.int64),
-        COUNTERS: ((4,), torch.int64),
-        DRIFT: ((), torch.float64),
+        **{key: (tuple(entry.shape), entry.dtype) for key, entry in blank_row(capacity).items()},
     }
     for name, (shape, dtype) in expected.items():
         value = memory.get(name)

@@ -1,8 +1,8 @@
 """Which parameters share a ledger, and in which portions a step goes through them.
 
 A plan is made from the param groups and the state alone, so that a resumed, copied or unpickled
-optimizer makes the same one. It is made anew whenever groups, their memory options, or the state
-were changed from outside.
+optimizer makes the same one. It is made anew whenever parameters or state were changed from
+outside, or edited options make groups part or unite; other edits of options it adopts.
 """
 
 from __future__ import annotations
@@ -77,12 +77,13 @@ class Memory:
 
     def is_current(self, state: State) -> bool:
         """Whether the state still shows this ledger, and was not replaced or moved from outside."""
+        table = self.ledger.priority
+        start, stride = table.data_ptr(), table.stride(0) * table.element_size()
         return all(
             state.get(parameter, {}).get(PRIORITY) is self.views[row][PRIORITY]
             for parameter, row in self.holders.items()
         ) and all(
-            view[PRIORITY].data_ptr() == self.ledger.priority[row].data_ptr()
-            for row, view in enumerate(self.views)
+            view[PRIORITY].data_ptr() == start + row * stride for row, view in enumerate(self.views)
         )
 
     def adopt(self, options: MemoryOptions) -> None:
@@ -140,7 +141,7 @@ def make_plan(groups: Sequence[Group], state: State) -> Plan:
         if share.options.scope == "model" and len(shares) > 1:
             share.names = ["groups " + ", ".join(map(str, share.groups))]
     memories = [_make_memory(share, groups, state) for share in shares]
-    _attach_scratch([portion for memory in memories for portion in memory.portions], Scratch())
+    _attach_scratch([portion for memory in memories for portion in memory.portions])
     return Plan(memories, plain, _parameters(groups), _options(groups))
 
 
@@ -254,8 +255,9 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.device == other.device and one.dtype == other.dtype
 
 
-def _attach_scratch(portions: Sequence[Portion], scratch: Scratch) -> None:
+def _attach_scratch(portions: Sequence[Portion]) -> None:
     """Views of one buffer, shared by all portions as they take turns; the largest sets its size."""
+    scratch = Scratch()
     for portion in sorted(portions, key=lambda p: -sum(local(q).numel() for q in p.parameters)):
         parts = [local(p).detach() for p in portion.parameters]
         dtype = parts[0].dtype

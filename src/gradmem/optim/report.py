@@ -6,17 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gradmem.errors import OptionTypeError
-from gradmem.memory.aggregates import weights
-from gradmem.memory.ledger import ACCEPTED, OLDEST_USED, STEPS, empty_ledger
+from gradmem.memory.aggregates import total_weight
+from gradmem.memory.ledger import ACCEPTED, OLDEST_USED, STEPS
 from gradmem.memory.options import OPTION_NAMES, MemoryOptions, Scope
 from gradmem.memory.sharding import local
 from gradmem.memory.slots import sum_dtype
 from gradmem.optim.plan import Memory
-from gradmem.optim.state import LEDGER_KEYS, SLOTS, SUM, State, holds_memory
+from gradmem.optim.state import LEDGER_KEYS, SLOTS, SUM, State, blank_row, holds_memory
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,6 @@ def _describe_row(memory: Memory, row: int, state: State) -> ScopeReport:
     births = ledger.birth[row].tolist()
     counters = ledger.counters[row].tolist()
     held = [slot for slot, birth in enumerate(births) if birth > 0]
-    n = torch.tensor([float(len(held))])
-    weight = weights(memory.options.aggregate, n, memory.options.kappa)
     norms, priorities = ledger.norm[row].tolist(), ledger.priority[row].tolist()
     tensors = [p for p in memory.rows[row] if holds_memory(state, p)]
     return ScopeReport(
@@ -128,7 +125,7 @@ def _describe_row(memory: Memory, row: int, state: State) -> ScopeReport:
         priorities=tuple(priorities[slot] for slot in held),
         accepted_share=counters[ACCEPTED] / counters[STEPS] if counters[STEPS] else float("nan"),
         oldest_used=counters[OLDEST_USED],
-        total_weight=float(weight.current + len(held) * weight.stored),
+        total_weight=total_weight(memory.options.aggregate, len(held), memory.options.kappa),
         bytes=sum(local(state[p][key]).nbytes for p in tensors for key in (SLOTS, SUM))
         + (sum(state[tensors[0]][key].nbytes for key in LEDGER_KEYS) if tensors else 0),
     )
@@ -216,5 +213,4 @@ def _tensor_of(item: Any) -> Tensor:
 
 
 def _ledger_bytes(capacity: int) -> int:
-    ledger = empty_ledger(1, capacity, torch.device("meta"))
-    return sum(getattr(ledger, name).nbytes for name in LEDGER_KEYS.values())
+    return sum(entry.nbytes for entry in blank_row(capacity).values())

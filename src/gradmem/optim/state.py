@@ -81,6 +81,11 @@ def stack_rows(rows: Sequence[Row | None], capacity: int, device: torch.device) 
     return ledger
 
 
+def blank_row(capacity: int) -> Row:
+    """Shapes and types of a ledger's entries, without contents."""
+    return row_views(empty_ledger(1, capacity, torch.device("meta")), 0)
+
+
 def row_views(ledger: Ledger, i: int) -> Row:
     """Row i of the ledger as state entries that follow every change of it."""
     return {key: getattr(ledger, name)[i] for key, name in LEDGER_KEYS.items()}

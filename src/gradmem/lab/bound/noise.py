@@ -5,16 +5,17 @@ push along one direction, as examples of a rare class give it. Everything starts
 the excess loss f(x_t) - f*, averaged over the second half of the run, is the level the noise keeps.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 
 import gradmem
 from gradmem.lab.bound.problems import Array, Quadratic
 from gradmem.lab.run import one_thread
+from gradmem.lab.score import student_interval
 
 RATES = (0.1, 0.03, 0.01)
 BACKGROUND, PUSH, RARITY = 0.3, 5.0, 0.02  # standard deviation, length, probability
@@ -139,6 +140,7 @@ def _optimizer(
 
 
 def _level(method: str, rate: float, excess: Array) -> Level:
-    mean = float(excess.mean())
-    half = float(stats.t.ppf(0.975, excess.size - 1) * stats.sem(excess))
-    return Level(method, rate, tuple(excess.tolist()), mean, mean - half, mean + half)
+    by_seed: list[float] = excess.tolist()
+    estimate = student_interval(by_seed)
+    low, high = estimate.interval or (math.nan, math.nan)
+    return Level(method, rate, tuple(by_seed), estimate.mean, low, high)
