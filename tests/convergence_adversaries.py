@@ -18,6 +18,7 @@ from sklearn.datasets import load_breast_cancer
 
 from gradmem.memory.ledger import empty_ledger
 from gradmem.memory.on_device import commit, decide
+from gradmem.memory.policies import Directions, Offer
 from gradmem.memory.options import MemoryOptions
 
 Array = NDArray[np.float64]
@@ -188,6 +189,7 @@ def excess_losses(
     curvature = torch.linspace(1 / 3, 1.0, size, dtype=torch.float64)
     x = torch.zeros(len(rates), size, dtype=torch.float64)
     ledger = empty_ledger(len(rates), capacity, torch.device("cpu"))
+    streams = torch.arange(len(rates))
     options = MemoryOptions(capacity, 0.99, "mean", policy=policy or "fifo", max_age=max_age)
     slots, noises = torch.zeros(2, len(rates), capacity, size, dtype=torch.float64)
     loss, square = (
@@ -202,8 +204,11 @@ def excess_losses(
         gradient = curvature * x + noise
         update, chosen = gradient, noise
         if policy is not None:
-            decision = decide(ledger, gradient.norm(dim=1), options, renew=False)
-            current, stored = (w[:, None] for w in decision.weights)
+            norm = gradient.norm(dim=1)
+            offer = Offer(norm, ledger.step, seed=0, stream=streams, directions=no_directions)
+            decision = decide(ledger, offer, options, renew=False)
+            current = torch.stack([move.current for move in decision.moves])[:, None]
+            stored = torch.stack([move.stored for move in decision.moves])[:, None]
             update = current * gradient + stored * slots.sum(dim=1)
             chosen = current * noise + stored * noises.sum(dim=1)
             rows = decision.write.nonzero().squeeze(1)
@@ -215,6 +220,10 @@ def excess_losses(
         if t >= steps // 2:
             loss += 0.5 * (curvature * x.square()).sum(dim=1) / (steps - steps // 2)
     return loss.reshape(seeds, -1).numpy(), float(square)
+
+
+def no_directions() -> Directions:
+    raise AssertionError("the policies looked at here do not ask for directions")
 
 
 def interval(values: Array) -> tuple[float, float]:

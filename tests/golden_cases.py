@@ -26,7 +26,13 @@ BASE_NAMES = (
 )
 RULES = {"SGD": "sgd", "RMSprop": "rmsprop", "Adam": "adam", "AdamW": "adamw", "AggMo": "aggmo"}
 HEAP_SOURCES = ("cgoptimizer", "research", "research_exp")
-LIBRARY_NAMES = {"sgd": "SGD_C", "rmsprop": "RMSprop_C", "adam": "Adam_C", "adamw": "AdamW_C"}
+LIBRARY_NAMES = {
+    "sgd": "SGD_C",
+    "rmsprop": "RMSprop_C",
+    "adam": "Adam_C",
+    "adamw": "AdamW_C",
+    "aggmo": "AggMo_C",
+}
 
 
 def expected(case):
@@ -65,27 +71,11 @@ def aggregate_of(case):
     return name
 
 
-def is_order_aggregate(name):
-    return name.split("-")[0] in ("min", "median", "max")
-
-
 def kappa_of(case):
     """The kappa that is in effect: most programs only ask whether it is zero."""
     ignored = {"kappa_ignored", "eff_aggr_ignored", "aggmo_c_kappa"} & set(case["peculiarities"])
     kappa = case["hyperparameters"].get("kappa", 0.0)
     return 1.0 if ignored and kappa != 0 else kappa
-
-
-def single_item(case):
-    """With one slot the smallest, the middle and the largest item are the mean."""
-    return case["hyperparameters"].get("topC") == 1 and (
-        "kappa_mutates_buffer" not in case["peculiarities"]
-    )
-
-
-def single_velocity(case):
-    """AggMo with one beta is SGD with that momentum."""
-    return case["cls"] == "AggMo" and len(case["hyperparameters"]["betas"]) == 1
 
 
 def policy_of(case):
@@ -186,12 +176,12 @@ def why_not_library(case):
     peculiarities, hyper = set(case["peculiarities"]), case["hyperparameters"]
     synced = hyper.get("synced", True)
     reasons = []
-    if case["cls"] in ("AggMo", "AggMo_C", "Adam_CM", "SAGA") and not single_velocity(case):
+    if case["cls"] in ("Adam_CM", "SAGA"):
         reasons.append(f"no such class: {case['cls']}")
+    if case["cls"] == "AggMo_C" and hyper["weight_decay"] != 0:
+        reasons.append("aggmo_wd_twice")  # with kappa 0 as well, where the manifest is silent
     if not case["exact_min_matches"]:
         reasons.append("heap_root_not_min")
-    if is_order_aggregate(aggregate_of(case)) and not single_item(case):
-        reasons.append("order aggregates")
     if "none_grad" in peculiarities and synced:
         reasons.append("none_grad")
     if case["gradients"] == "edge":
@@ -206,6 +196,7 @@ def why_not_library(case):
             "cm_rmsprop_no_current",
             "double_counts",
             "only_buffer",
+            "kappa_mutates_buffer",
         }
     )
     return reasons
@@ -214,11 +205,11 @@ def why_not_library(case):
 def library_call(case):
     """The name of the class and its options."""
     options = options_of(case)
-    if single_velocity(case):
-        (momentum,) = options.pop("betas")
-        return "SGD_C", options | {"momentum": momentum}
-    if is_order_aggregate(options["aggregate"]):
-        options["aggregate"] = "mid" if options["aggregate"].endswith("-mean") else "sum"
+    if case["cls"] == "AggMo":
+        return "AggMo", {name: options[name] for name in BASE_NAMES if name in options}
+    if case["cls"] == "AggMo_C":
+        assert options.pop("dampening") == 0
+    options["aggregate"] = options["aggregate"].replace("-", "_")
     if "betas" in options:
         options["betas"] = tuple(options["betas"])
     synced = case["hyperparameters"].get("synced", "synced_sum_of_norms" in case["peculiarities"])
@@ -229,10 +220,9 @@ def library_call(case):
 def run_plain_twin(case):
     """The same call, by the twin as it is."""
     _, options = library_call(case)
-    rule = "sgd" if single_velocity(case) else rule_of(case)
     order, start = order_of(case), split(DATA["p0"])
     groups = [{"params": [start[i] for i in tensors], **own} for tensors, own in groups_of(case)]
-    twin = Twin(rule, groups=groups, **options)
+    twin = Twin(rule_of(case), groups=groups, **{"capacity": 0, **options})
     return followed(twin, case, order)
 
 
@@ -243,7 +233,7 @@ def run_library(case, **execution):
     groups = [{"params": [params[i] for i in tensors], **own} for tensors, own in groups_of(case)]
     optimizer = getattr(gradmem, name)(groups, **options, **execution)
     rows, inserted = [], np.zeros((STEPS, 3), dtype=bool)
-    births = [np.zeros(options["capacity"], dtype=np.int64)] * 3
+    births = [np.zeros(options.get("capacity", 0), dtype=np.int64)] * 3
     for t, grads in enumerate(gradients(case)):
         for param, grad in zip(params, grads, strict=True):
             param.grad = None if grad is None else torch.tensor(grad)

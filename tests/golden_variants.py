@@ -102,13 +102,13 @@ class Released(Twin):
         del items[:-capacity]  # the smallest goes; what is left need not be a heap
         return True
 
-    def choose(self, ledger, priority, options):
+    def choose(self, ledger, offered, options):
         if self.draws is None or None in ledger.slots:
-            return super().choose(ledger, priority, options)
+            return super().choose(ledger, offered, options)
         if self.draws.uniform() < options["overwrite"]:
             return ledger.smallest
         ledger.smallest = min(range(len(ledger.slots)), key=lambda k: ledger.slots[k].priority)
-        return super().choose(ledger, priority, options)
+        return super().choose(ledger, offered, options)
 
     # ------------------------------------------------------------ what is made of it
 
@@ -131,13 +131,6 @@ class Released(Twin):
             item.gradients[i] = part
         both = grad + part
         return both / 2 if options["aggregate"].endswith("-mean") else both
-
-    def move_aggmo(self, grad, state, options):
-        betas = options["betas"]
-        velocities = state.setdefault("velocities", [0.0] * len(betas))
-        for k, beta in enumerate(betas):
-            velocities[k] = beta * velocities[k] + grad
-        return -options["lr"] / len(betas) * sum(velocities)
 
 
 def selected(items, name):

@@ -1,7 +1,8 @@
 """The one table that drives every generic test: a record an optimizer, in the form of torch's own.
 
 The records are `torch.testing._internal.common_optimizers.OptimizerInfo`: what torch's own suite
-tries with SGD, RMSprop, Adam and AdamW is tried with ours, and the memory's options are added.
+tries with SGD, Adam and the others is tried with ours, and the memory's options are added. AggMo,
+which torch does not have, has a record of the same form.
 Below the table: small parameters, gradients, and comparisons bit by bit.
 """
 
@@ -52,19 +53,57 @@ MEMORY_INPUTS = {
     },
     "norm sum, max_age 3": {"capacity": 5, "decay": 0.95, "norm": "sum", "max_age": 3},
     "scope tensor, max_age 1": {"capacity": 2, "scope": "tensor", "max_age": 1, "lr": 0.002},
+    "random, seed 3, median_mean": {
+        "capacity": 3,
+        "policy": "random",
+        "seed": 3,
+        "aggregate": "median_mean",
+    },
 }
+
+
+def _aggmo_inputs(device, dtype=None):
+    return [
+        OptimizerInput(None, {}, "default"),
+        OptimizerInput(None, {"betas": (0.6,), "weight_decay": 0.1}, "one beta, weight_decay"),
+        OptimizerInput(None, {"betas": [0.9, 0.5], "maximize": True}, "two betas, maximize"),
+        OptimizerInput(None, {"lr": torch.tensor(0.001)}, "Tensor lr"),
+    ]
+
+
+def _aggmo_errors(device, dtype):
+    bad = OptimizerInput(None, {"betas": (1.0, 0.0)}, "a beta of 1")
+    return [
+        *records.get_error_inputs_for_all_optims(device, dtype),
+        records.ErrorOptimizerInput(
+            bad, error_type=ValueError, error_regex="Invalid beta parameter"
+        ),
+    ]
+
+
+AGGMO = records.OptimizerInfo(
+    gradmem.AggMo,
+    optim_inputs_func=_aggmo_inputs,
+    optim_error_inputs_func=_aggmo_errors,
+    supported_impls=("foreach",),
+)
 
 
 class Info(records.OptimizerInfo):
     """torch's record, with the torch class and what ours adds to it."""
 
-    def __init__(self, optim_cls, base_cls, other_aggregate, extra=()):
-        """`extra`: options of the torch class that torch's own inputs leave out."""
-        (base,) = (info for info in records.optim_db if info.optim_cls is base_cls)
+    def __init__(self, optim_cls, base_cls, other_aggregate, extra=(), lr=0.01):
+        """`extra`: options of the torch class that torch's own inputs leave out; `lr`: one that is
+        no danger to a problem of curvature 10.
+        """
+        (base,) = (info for info in [*records.optim_db, AGGMO] if info.optim_cls is base_cls)
         self.base = base
         self.base_cls = base_cls
         self.other_aggregate = other_aggregate
         self.extra = extra
+        self.lr = lr
+        # torch itself takes a tensor lr with foreach only if capturable, in Adam and AdamW
+        self.foreach_refuses_tensor_lr = issubclass(base_cls, torch.optim.Adam)
         super().__init__(
             optim_cls,
             optim_inputs_func=self._inputs,
@@ -118,7 +157,9 @@ REWORDED = [
     (r"Tensor lr must be 1-element", gradmem.OptionError, r"lr as a tensor must have 1 element"),
     (r"Invalid beta parameter", gradmem.OptionError, r"betas\[0\] must be in \[0, 1\), got 1\.0"),
     (r"Invalid weight_decay", gradmem.OptionError, r"weight_decay must be a finite.*0, got -1"),
-    (r"Invalid momentum", gradmem.OptionError, r"momentum must be a finite.*0, got -\d"),
+    (r"Invalid momentum value", gradmem.OptionError, r"momentum must be a finite.*0, got -\d"),
+    (r"Invalid momentum_decay", gradmem.OptionError, r"momentum_decay must be a.*0, got -0\.2"),
+    (r"Invalid lr_decay", gradmem.OptionError, r"lr_decay must be a finite.*0, got -0\.5"),
     (r"^lr as a Tensor", gradmem.OptionError, r"tensor lr with foreach=True needs capturable"),
     (r"cannot be `True` together", gradmem.OptionError, r"fused and foreach cannot both be True"),
     # torch only warns; a memory would count the gradient twice.
@@ -131,11 +172,16 @@ MEMORY_ERRORS = [
     ({"decay": 1.5}, gradmem.OptionError, r"decay must be in \[0, 1\], got 1.5; the paper uses"),
     ({"decay": "high"}, gradmem.OptionTypeError, r"decay must be a number, got 'high' \(str"),
     ({"kappa": float("inf")}, gradmem.OptionError, r"kappa must be a finite number, got inf; 1 is"),
-    ({"aggregate": "max"}, gradmem.OptionError, r"aggregate must be one of 'mean'.*got 'max'"),
+    (
+        {"aggregate": "maximum"},
+        gradmem.OptionError,
+        r"aggregate must be one of 'mean'.*got 'maximum'",
+    ),
     ({"policy": "lru"}, gradmem.OptionError, r"policy must be one of 'top_norm'.*got 'lru'"),
     ({"scope": "layer"}, gradmem.OptionError, r"scope must be one of 'model'.*got 'layer'"),
     ({"norm": "l1"}, gradmem.OptionError, r"norm must be one of 'l2', 'sum', got 'l1'"),
     ({"max_age": 0}, gradmem.OptionError, r"max_age must be at least 1, got 0; None sets no"),
+    ({"seed": -1}, gradmem.OptionError, r"seed must be at least 0, got -1"),
 ]
 
 INFOS = [
@@ -148,6 +194,20 @@ INFOS = [
         [{"betas": (0.8, 0.9), "eps": 1e-6}, {"weight_decay": 0.1, "decoupled_weight_decay": True}],
     ),
     Info(gradmem.AdamW_C, torch.optim.AdamW, "sum", [{"betas": (0.8, 0.9), "eps": 1e-6}]),
+    Info(
+        gradmem.NAdam_C,
+        torch.optim.NAdam,
+        "sum",
+        [{"betas": (0.8, 0.9), "eps": 1e-6}, {"lr": torch.tensor(0.001, dtype=torch.float64)}],
+    ),
+    Info(
+        gradmem.RAdam_C,
+        torch.optim.RAdam,
+        "sum",
+        [{"betas": (0.8, 0.9)}, {"lr": torch.tensor(0.001, dtype=torch.float64)}],
+    ),
+    Info(gradmem.Adagrad_C, torch.optim.Adagrad, "sum", [{"eps": 1e-6, "maximize": True}]),
+    Info(gradmem.AggMo_C, gradmem.AggMo, "mean", lr=0.001),
 ]
 
 each_optimizer = pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
@@ -166,11 +226,11 @@ def impls(info, device="cpu"):
 
 
 def takes(info, kwargs, impl_name):
-    """Whether torch takes these together: with foreach, a tensor lr needs capturable if there is
-    such an option, and that needs an accelerator.
+    """Whether torch takes these together: in some classes a tensor lr with foreach needs
+    capturable, and that an accelerator.
     """
     tensor_lr = isinstance(kwargs.get("lr"), torch.Tensor)
-    refused = tensor_lr and impl_name == "foreach" and info.has_capturable_arg
+    refused = tensor_lr and impl_name == "foreach" and info.foreach_refuses_tensor_lr
     return not refused or kwargs.get("capturable", False)
 
 

@@ -8,28 +8,53 @@ import torch
 import gradmem
 from reference import Twin
 
-CLASSES = {"sgd": "SGD_C", "rmsprop": "RMSprop_C", "adam": "Adam_C", "adamw": "AdamW_C"}
+CLASSES = {
+    "sgd": "SGD_C",
+    "rmsprop": "RMSprop_C",
+    "adam": "Adam_C",
+    "adamw": "AdamW_C",
+    "nadam": "NAdam_C",
+    "radam": "RAdam_C",
+    "adagrad": "Adagrad_C",
+    "aggmo": "AggMo_C",
+}
+FUSED = ("sgd", "adam", "adamw", "adagrad")
 FORMS = [
     (rule, form)
     for rule in CLASSES
     for form in ({"foreach": False}, {"foreach": True}, {"fused": True})
-    if not (rule == "rmsprop" and "fused" in form)
+    if rule in FUSED or "fused" not in form
 ]
-FORM_IDS = [
-    f"{rule}-{'fused' if 'fused' in form else 'foreach' if form['foreach'] else 'loop'}"
-    for rule, form in FORMS
-]
+# Rules and memory options do not meet in the code: where many of both are crossed, one form of each
+# of these rules is enough.
+SINGLE = {
+    "nadam": {"foreach": False},
+    "radam": {"foreach": True},
+    "adagrad": {"fused": True},
+    "aggmo": {"foreach": True},
+}
+FEWER_FORMS = [(rule, form) for rule, form in FORMS if SINGLE.get(rule, form) == form]
+
+
+def form_ids(forms):
+    kinds = ("fused" if "fused" in f else "foreach" if f["foreach"] else "loop" for _, f in forms)
+    return [f"{rule}-{kind}" for (rule, _), kind in zip(forms, kinds, strict=True)]
+
+
 TOLERANCE = 1e-12
 
 
 class Race:
     """Both optimizers with the same options. `groups`: pairs of shapes and the group's options."""
 
-    def __init__(self, rule, groups, form, seed=0, dtype=float, **options):
-        self.rng = np.random.default_rng(seed)
+    twin_class = Twin
+    names = CLASSES
+
+    def __init__(self, rule, groups, form, number=0, dtype=float, **options):
+        self.rng = np.random.default_rng(number)
         self.dtype = dtype
         starts = [[self.normal(shape) for shape in shapes] for shapes, _ in groups]
-        self.twin = Twin(
+        self.twin = self.twin_class(
             rule,
             groups=[
                 {"params": start, **own} for start, (_, own) in zip(starts, groups, strict=True)
@@ -41,7 +66,7 @@ class Race:
             for start, (_, own) in zip(starts, groups, strict=True)
         ]
         self.params = [p for group in library for p in group["params"]]
-        self.optimizer = getattr(gradmem, CLASSES[rule])(library, **options, **form)
+        self.optimizer = getattr(gradmem, self.names[rule])(library, **options, **form)
         self.comparable = [True] * len(self.params)
         self.had_gradient = [False] * len(self.params)
         self.steps = 0

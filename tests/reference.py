@@ -26,6 +26,7 @@ MEMORY_DEFAULTS = {
     "scope": "model",
     "norm": "l2",
     "max_age": None,
+    "seed": 0,
 }
 _ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False, "maximize": False}
 BASE_DEFAULTS = {
@@ -49,6 +50,29 @@ BASE_DEFAULTS = {
     },
     "adam": {**_ADAM, "weight_decay": 0.0, "decoupled_weight_decay": False},
     "adamw": {**_ADAM, "weight_decay": 1e-2, "decoupled_weight_decay": True},
+    "nadam": {
+        **_ADAM,
+        "lr": 2e-3,
+        "weight_decay": 0.0,
+        "momentum_decay": 4e-3,
+        "decoupled_weight_decay": False,
+    },
+    "radam": {**_ADAM, "weight_decay": 0.0, "decoupled_weight_decay": False},
+    "adagrad": {
+        "lr": 1e-2,
+        "lr_decay": 0.0,
+        "weight_decay": 0.0,
+        "initial_accumulator_value": 0.0,
+        "eps": 1e-10,
+        "maximize": False,
+    },
+    "aggmo": {
+        "lr": 1e-3,
+        "betas": (0.0, 0.9, 0.99),
+        "weight_decay": 0.0,
+        "maximize": False,
+        "aggregate": "sum",
+    },
 }
 
 
@@ -214,6 +238,8 @@ class Twin:
     def aggregate(self, ledger, i, grad, options):
         """The update handed to the base rule; the current gradient is not stored yet."""
         kappa = options["kappa"]
+        if not isinstance(options["aggregate"], str):
+            return options["aggregate"](ledger, i, grad, kappa)
         stored = [slot.gradients[i] for slot in ledger.slots if slot is not None]
         n = len(stored)
         if n == 0 or kappa == 0:
@@ -227,12 +253,18 @@ class Twin:
             return grad + kappa * total / n
         if options["aggregate"] == "mid":
             return (grad + kappa * total / n) / 2
-        raise ValueError(options["aggregate"])
+        which, _, halved = options["aggregate"].partition("_")
+        ranked = sorted(
+            (slot for slot in ledger.slots if slot is not None), key=lambda slot: slot.priority
+        )
+        chosen = {"min": ranked[0], "median": ranked[n // 2], "max": ranked[-1]}[which]
+        both = grad + kappa * chosen.gradients[i]
+        return both / 2 if halved else both
 
     def retain(self, ledger, norm, incoming, options):
         """Store the incoming gradient, or not; returns which."""
         slot = self.make_slot(ledger, norm, incoming, options)
-        k = self.choose(ledger, slot.priority, options)
+        k = self.choose(ledger, slot, options)
         if k is None:
             return False
         ledger.slots[k] = slot
@@ -246,8 +278,8 @@ class Twin:
         priority = 1.0 / norm if options["policy"] == "bottom_norm" else norm
         return Slot(priority, norm, ledger.step, gradients)
 
-    def choose(self, ledger, priority, options):
-        """The index of the slot the incoming gradient takes, or None."""
+    def choose(self, ledger, offered, options):
+        """The index of the slot the offered one takes, or None."""
         slots = ledger.slots
         if options["max_age"] is not None:
             for k, slot in enumerate(slots):
@@ -256,10 +288,59 @@ class Twin:
         for k, slot in enumerate(slots):
             if slot is None:
                 return k
-        if options["policy"] == "fifo":
-            return min(range(len(slots)), key=lambda k: slots[k].birth)
-        smallest = min(range(len(slots)), key=lambda k: slots[k].priority)  # the first on a tie
-        return smallest if priority > slots[smallest].priority else None
+        policy = options["policy"]
+        if not isinstance(policy, str):
+            return policy(self, ledger, offered)
+        return getattr(self, f"choose_{policy}")(ledger, offered, options)
+
+    # ---------------------------------------------------------------- policies, of a full memory
+
+    def choose_top_norm(self, ledger, offered, options):
+        k = smallest(ledger)
+        return k if offered.priority > ledger.slots[k].priority else None
+
+    choose_bottom_norm = choose_top_norm
+
+    def choose_fifo(self, ledger, offered, options):
+        return min(range(len(ledger.slots)), key=lambda k: ledger.slots[k].birth)
+
+    def choose_random(self, ledger, offered, options):
+        return int(self.draw(ledger, options) * len(ledger.slots))
+
+    def choose_reservoir(self, ledger, offered, options):
+        place = int(self.draw(ledger, options) * ledger.step)
+        return place if place < len(ledger.slots) else None
+
+    def choose_proportional(self, ledger, offered, options):
+        total = sum(slot.norm for slot in ledger.slots)
+        weights = [1 - slot.norm / total for slot in ledger.slots]
+        left = self.draw(ledger, options) * sum(weights)
+        for k, weight in enumerate(weights):
+            if left < weight:
+                return k
+            left -= weight
+        return len(weights) - 1
+
+    def choose_mean_diverse(self, ledger, offered, options):
+        mean = mean_of(ledger)
+        away = {i: mean[i] - offered.gradients[i] for i in mean}
+        length = math.sqrt(inner(mean, mean))
+        probability = 1.0 if length == 0 else min(1.0, math.sqrt(inner(away, away)) / length)
+        return smallest(ledger) if self.draw(ledger, options) < probability else None
+
+    def choose_cosine_diverse(self, ledger, offered, options):
+        probability = (1 - cosine(offered.gradients, mean_of(ledger))) / 2
+        return smallest(ledger) if self.draw(ledger, options) < probability else None
+
+    def choose_cosine_similar(self, ledger, offered, options):
+        probability = (1 + cosine(offered.gradients, mean_of(ledger))) / 2
+        return smallest(ledger) if self.draw(ledger, options) < probability else None
+
+    def draw(self, ledger, options):
+        """The number in [0, 1) of this ledger and step: four rounds of SplitMix64's finaliser."""
+        bits = splitmix(options["seed"] * GOLDEN + ledger.members[0])
+        bits = splitmix(bits + ledger.step)
+        return (splitmix(bits) >> 11) / 2**53
 
     # ---------------------------------------------------------------- the base rules
 
@@ -312,6 +393,48 @@ class Twin:
         denominator = np.sqrt(v) / math.sqrt(1 - beta2**t) + options["eps"]
         return -options["lr"] / (1 - beta1**t) * m / denominator
 
+    def move_nadam(self, grad, state, options):
+        beta1, beta2 = options["betas"]
+        t = state["step"] = state.get("step", 0) + 1
+        mu, mu_next = (
+            beta1 * (1 - 0.5 * 0.96 ** (s * options["momentum_decay"])) for s in (t, t + 1)
+        )
+        # torch keeps this product in float32, whatever the parameter's type
+        state["mu_product"] = np.float32(state.get("mu_product", 1.0)) * np.float32(mu)
+        product = float(state["mu_product"])
+        m = state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * grad
+        v = state["v"] = beta2 * state.get("v", 0.0) + (1 - beta2) * grad * grad
+        direction = (1 - mu) / (1 - product) * grad + mu_next / (1 - product * mu_next) * m
+        return -options["lr"] * direction / (np.sqrt(v / (1 - beta2**t)) + options["eps"])
+
+    def move_radam(self, grad, state, options):
+        beta1, beta2 = options["betas"]
+        t = state["step"] = state.get("step", 0) + 1
+        m = state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * grad
+        v = state["v"] = beta2 * state.get("v", 0.0) + (1 - beta2) * grad * grad
+        longest = 2 / (1 - beta2) - 1
+        length = longest - 2 * t * beta2**t / (1 - beta2**t)
+        adapted = 1.0
+        if length > 5:
+            rectified = (length - 4) * (length - 2) * longest
+            rectified /= (longest - 4) * (longest - 2) * length
+            adapted = math.sqrt(rectified * (1 - beta2**t)) / (np.sqrt(v) + options["eps"])
+        return -options["lr"] / (1 - beta1**t) * m * adapted
+
+    def move_adagrad(self, grad, state, options):
+        t = state["step"] = state.get("step", 0) + 1
+        start = options["initial_accumulator_value"]
+        total = state["sum"] = state.get("sum", start) + grad * grad
+        lr = options["lr"] / (1 + (t - 1) * options["lr_decay"])
+        return -lr * grad / (np.sqrt(total) + options["eps"])
+
+    def move_aggmo(self, grad, state, options):
+        betas = options["betas"]
+        velocities = state.setdefault("velocities", [0.0] * len(betas))
+        for k, beta in enumerate(betas):
+            velocities[k] = beta * velocities[k] + grad
+        return -options["lr"] * sum(velocities) / len(betas)
+
     # ---------------------------------------------------------------- looking inside
 
     def ledger_of(self, i):
@@ -323,6 +446,40 @@ class Twin:
             None if slot is None else (slot.priority, slot.norm, slot.birth, slot.gradients[i])
             for slot in self.ledger_of(i).slots
         ]
+
+
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def splitmix(bits):
+    """The next number of SplitMix64, in Python integers."""
+    bits = (bits + GOLDEN) % 2**64
+    bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB % 2**64
+    return bits ^ (bits >> 31)
+
+
+def smallest(ledger):
+    """The slot of smallest priority, the first on a tie."""
+    return min(range(len(ledger.slots)), key=lambda k: ledger.slots[k].priority)
+
+
+def mean_of(ledger):
+    """The mean of the stored gradients, by tensor."""
+    return {
+        i: sum(slot.gradients[i] for slot in ledger.slots) / len(ledger.slots)
+        for i in ledger.members
+    }
+
+
+def inner(one, other):
+    """The inner product over all tensors; complex numbers count as pairs of real ones."""
+    return sum(float(np.sum(as_real(one[i]) * as_real(other[i]))) for i in one)
+
+
+def cosine(one, other):
+    lengths = math.sqrt(inner(one, one) * inner(other, other))
+    return 0.0 if lengths == 0 else inner(one, other) / lengths
 
 
 def total_norm(grads, kind):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
-from races import CLASSES, FORM_IDS, FORMS, Race
+from gradmem.memory import options
+from races import CLASSES, FEWER_FORMS, FORMS, Race, form_ids
 
+POLICIES = get_args(options.PolicyName)
+AGGREGATES = get_args(options.AggregateName)
 SHAPES = [(2, 3), (), (0,), (4,), (3, 1, 2)]
 
 BASE = {
@@ -28,6 +33,25 @@ BASE = {
     "adamw": [
         {"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.3},
         {"lr": 0.05, "amsgrad": True, "maximize": True},
+    ],
+    "nadam": [
+        {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "momentum_decay": 0.1, "weight_decay": 0.1},
+        {"lr": 0.05, "maximize": True},
+        {"lr": 0.05, "weight_decay": 0.3, "decoupled_weight_decay": True},
+    ],
+    "radam": [
+        {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1},
+        {"lr": 0.05, "maximize": True},
+        {"lr": 0.05, "weight_decay": 0.3, "decoupled_weight_decay": True},
+    ],
+    "adagrad": [
+        {"lr": 0.1, "lr_decay": 0.1, "eps": 1e-3, "weight_decay": 0.1},
+        {"lr": 0.05, "initial_accumulator_value": 0.3, "maximize": True},
+    ],
+    "aggmo": [
+        {"lr": 0.1, "weight_decay": 0.1},
+        {"lr": 0.05, "betas": (0.5,), "maximize": True},
+        {"lr": 0.02, "betas": [0.8, 0.0], "weight_decay": 0.2, "maximize": True},
     ],
 }
 
@@ -57,9 +81,25 @@ MEMORY = {
     "age-1": {"capacity": 3, "max_age": 1, "scope": "tensor"},
     "age-bottom": {"capacity": 4, "decay": 0.99, "max_age": 4, "policy": "bottom_norm"},
     "age-fifo": {"capacity": 4, "max_age": 3, "policy": "fifo", "scope": "group"},
+    "random": {"capacity": 3, "policy": "random", "seed": 5},
+    "random-tensor": {"capacity": 2, "policy": "random", "scope": "tensor"},
+    "reservoir": {"capacity": 4, "policy": "reservoir", "seed": 2**70 + 3},
+    "proportional": {"capacity": 4, "policy": "proportional", "scope": "group"},
+    "proportional-1": {"capacity": 1, "policy": "proportional", "max_age": 3},
+    "mean-diverse": {"capacity": 4, "policy": "mean_diverse", "decay": 0.9},
+    "mean-diverse-sum": {"capacity": 2, "policy": "mean_diverse", "scope": "group", "norm": "sum"},
+    "cosine-diverse": {"capacity": 3, "policy": "cosine_diverse", "scope": "tensor", "seed": 3},
+    "cosine-similar": {"capacity": 3, "policy": "cosine_similar", "norm": "sum", "max_age": 9},
+    "min": {"capacity": 4, "decay": 0.95, "aggregate": "min"},
+    "median": {"capacity": 4, "decay": 0.95, "aggregate": "median", "kappa": 0.4},
+    "max": {"capacity": 5, "decay": 0.95, "aggregate": "max", "kappa": -0.3, "scope": "group"},
+    "min-mean": {"capacity": 3, "decay": 0.0, "aggregate": "min_mean"},
+    "median-mean": {"capacity": 5, "decay": 0.9, "aggregate": "median_mean", "max_age": 6},
+    "max-mean": {"capacity": 2, "decay": 1.0, "aggregate": "max_mean", "scope": "tensor"},
 }
 
-forms = pytest.mark.parametrize(("rule", "form"), FORMS, ids=FORM_IDS)
+forms = pytest.mark.parametrize(("rule", "form"), FEWER_FORMS, ids=form_ids(FEWER_FORMS))
+every_form = pytest.mark.parametrize(("rule", "form"), FORMS, ids=form_ids(FORMS))
 
 
 def run(race, steps=45, missing=0.15, unseen=0.1):
@@ -92,7 +132,7 @@ def test_every_memory_option(rule, form, memory):
 
 
 @pytest.mark.parametrize("which", range(3))
-@forms
+@every_form
 def test_every_base_option(rule, form, which):
     base = BASE[rule][which % len(BASE[rule])]
     run(Race(rule, [(SHAPES, {})], form, which, **base, capacity=4, decay=0.95))
@@ -124,7 +164,7 @@ def test_complex_parameters(rule, form, scope):
 
 
 @pytest.mark.parametrize("scope", ["model", "group", "tensor"])
-@pytest.mark.parametrize("policy", ["top_norm", "bottom_norm", "fifo"])
+@pytest.mark.parametrize("policy", POLICIES)
 @forms
 def test_non_finite_gradients_never_enter_the_memory(rule, form, policy, scope):
     memory = {"capacity": 3, "decay": 0.9, "policy": policy, "scope": scope, "max_age": 7}
@@ -168,6 +208,9 @@ EDITS = [
     {"weight_decay": 0.3},
     {"policy": "bottom_norm", "decay": 0.95},
     {"policy": "fifo"},
+    {"policy": "cosine_diverse", "aggregate": "median_mean"},
+    {"policy": "reservoir", "seed": 4},
+    {"policy": "random", "seed": 5, "aggregate": "mean"},
     {"policy": "top_norm"},
 ]
 
@@ -217,7 +260,7 @@ def test_groups_added_later(rule, form, scope):
 
 
 @pytest.mark.parametrize("norm", ["l2", "sum"])
-@forms
+@every_form
 def test_large_tensors(rule, form, norm):
     groups = [([(600, 500), (3,)], {}), ([(2**18 + 1,), (2, 2)], {})]
     race = Race(rule, groups, form, 13, **BASE[rule][0], capacity=2, norm=norm)
@@ -244,12 +287,13 @@ def random_options(rng):
     return {
         "capacity": choose(1, 2, 3, 6, 50),
         "decay": choose(0.0, 0.3, 0.7, 0.95, 0.99, 1.0),
-        "aggregate": choose("mean", "sum", "mid"),
+        "aggregate": choose("mean", "sum", "mid", *AGGREGATES),
         "kappa": choose(1.0, 1.0, 0.4, -0.3, -1.0, 2),
-        "policy": choose("top_norm", "top_norm", "bottom_norm", "fifo"),
+        "policy": choose("top_norm", "top_norm", "top_norm", *POLICIES),
         "scope": choose("model", "group", "tensor"),
         "norm": choose("l2", "sum"),
         "max_age": choose(None, None, 1, 2, 4, 30),
+        "seed": choose(0, 1, 12345678901234567890),
     }
 
 

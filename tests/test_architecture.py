@@ -102,6 +102,11 @@ def test_the_torch_internals_we_call_have_the_signature_we_know() -> None:
         torch.optim.RMSprop: (
             "group params_with_grad grads square_avgs momentum_buffer_list grad_avgs state_steps"
         ),
+        torch.optim.NAdam: (
+            "group params_with_grad grads exp_avgs exp_avg_sqs mu_products state_steps"
+        ),
+        torch.optim.RAdam: "group params_with_grad grads exp_avgs exp_avg_sqs state_steps",
+        torch.optim.Adagrad: "group params_with_grad grads state_sums state_steps",
     }
     for cls, names in expected.items():
         assert list(inspect.signature(cls._init_group).parameters)[1:] == names.split()

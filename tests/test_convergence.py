@@ -128,7 +128,7 @@ def test_steps_to_is_the_first_step_within_the_accuracy(accuracy: float, decreas
         (lambda: largest_step(0.5, 1, (2.0, 1.0)), "w_min must be at most w_max"),
         (lambda: largest_step(0.5, 1, (0.0, 1.0)), "take it from weight_range"),
         (lambda: convergence.rate(3.0, 1.0), "must be at most 1"),
-        (lambda: convergence.weight_range("max", 1.0, 3), "aggregate must be one of"),
+        (lambda: convergence.weight_range("maximum", 1.0, 3), "aggregate must be one of"),
         (lambda: convergence.total_weight("sum", math.inf, 3), "kappa must be a finite number"),
         (lambda: convergence.age_bound(3, 1.1, 2.0), "decay must be a number in"),
         (lambda: convergence.age_bound(3, 0.5, 0.5), "norm_ratio must be"),

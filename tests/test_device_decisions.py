@@ -64,7 +64,7 @@ def test_device_decisions_equal_host_decisions(
         torch.testing.assert_close(state["memory_sum"], other["memory_sum"], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_c")])
 def test_nan_leaves_no_trace_on_the_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Memory, "on_host", False)
     p = torch.nn.Parameter(torch.ones(4))

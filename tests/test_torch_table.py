@@ -91,7 +91,7 @@ def test_goes_in_the_right_direction(info, kwargs):
 )
 def test_goes_in_the_right_direction_with_schedulers(info, schedulers):
     problem = Problem()
-    optimizer = info.make(problem.params, lr=0.01, **MEMORY)
+    optimizer = info.make(problem.params, lr=info.lr, **MEMORY)
     made = [make(optimizer) for make in schedulers]
     before = problem.loss().item()
     rates = {optimizer.param_groups[0]["lr"]}
@@ -108,9 +108,9 @@ def test_goes_in_the_right_direction_with_schedulers(info, schedulers):
 @each_optimizer
 def test_learning_rate_and_weight_decay_per_group(info):
     problem = Problem()
-    groups = [{"params": [problem.weight]}, {"params": [problem.bias], "lr": 0.02}]
+    groups = [{"params": [problem.weight]}, {"params": [problem.bias], "lr": 2 * info.lr}]
     groups[1]["weight_decay"] = 0.3
-    optimizer = info.make(groups, lr=0.01, **MEMORY)
+    optimizer = info.make(groups, lr=info.lr, **MEMORY)
     before = problem.loss().item()
     for _ in range(20):
         optimizer.step(problem.closure(optimizer))

@@ -40,7 +40,8 @@ def total_weight(aggregate: str, kappa: float, occupied: int) -> float:
     """The total weight W = sum_i w_i of an update, against 1 for a plain gradient step.
 
     Args:
-        aggregate: "mean", W = (1 + kappa n) / (n + 1); "sum", 1 + kappa; "mid", (1 + kappa) / 2.
+        aggregate: "mean", W = (1 + kappa n) / (n + 1); "sum", "min", "median" and "max", 1 + kappa;
+            "mid", "min_mean", "median_mean" and "max_mean", (1 + kappa) / 2.
         kappa: weight of the memory, any finite number; 0 switches it off, W = 1.
         occupied: n, the gradients held, from 0; with none W = 1.
 

@@ -8,13 +8,22 @@ from typing import Any
 from torch.optim.optimizer import ParamsT
 
 from gradmem.errors import OptionError, OptionTypeError, hint
+from gradmem.optim.adagrad import Adagrad_C
 from gradmem.optim.adam import Adam_C, AdamW_C
+from gradmem.optim.aggmo import AggMo_C
+from gradmem.optim.critical_momenta import SGD_CM, Adam_CM, AdamW_CM
+from gradmem.optim.nadam import NAdam_C
+from gradmem.optim.radam import RAdam_C
 from gradmem.optim.rmsprop import RMSprop_C
 from gradmem.optim.sgd import SGD_C
 from gradmem.optim.shell import MemoryOptimizer
 
 _CLASSES: dict[str, type[MemoryOptimizer]] = {
-    cls.__name__.lower(): cls for cls in (Adam_C, AdamW_C, RMSprop_C, SGD_C)
+    cls.__name__.lower(): cls
+    for cls in (
+        *(SGD_C, RMSprop_C, Adam_C, AdamW_C, NAdam_C, RAdam_C, Adagrad_C, AggMo_C),
+        *(SGD_CM, Adam_CM, AdamW_CM),
+    )
 }
 
 
@@ -24,7 +33,8 @@ def names() -> list[str]:
     Example:
         >>> import gradmem
         >>> gradmem.names()
-        ['adam_c', 'adamw_c', 'rmsprop_c', 'sgd_c']
+        ['adagrad_c', 'adam_c', 'adam_cm', 'adamw_c', 'adamw_cm', 'aggmo_c', 'nadam_c', 'radam_c',
+         'rmsprop_c', 'sgd_c', 'sgd_cm']
     """
     return sorted(_CLASSES)
 

@@ -36,13 +36,39 @@ class Ledger:
     counters: Tensor
     drift: Tensor
 
+    @property
+    def capacity(self) -> int:
+        """Slots of each ledger, C."""
+        return self.birth.shape[1]
+
+    @property
+    def occupied(self) -> Tensor:
+        """Which slots hold a gradient, (R, C) bool."""
+        return self.birth > 0
+
+    @property
+    def count(self) -> Tensor:
+        """How many do, (R,) int64."""
+        return self.occupied.sum(dim=1)
+
+    @property
+    def step(self) -> Tensor:
+        """The number of the step being taken, (R,) int64, from 1."""
+        return self.counters[:, STEPS] + 1
+
+    @property
+    def age(self) -> Tensor:
+        """Steps since each was stored, (R, C) int64: 1 for the newest; 0 where empty."""
+        return (self.step[:, None] - self.birth).masked_fill(~self.occupied, 0)
+
 
 class Move(NamedTuple):
     """What one ledger does in a step: Python values on the host, else 0-d tensors.
 
     Attributes:
         current: weight of the current gradient in the update.
-        stored: weight of each stored one.
+        stored: weight of each stored one, 0 if `slots` says them singly.
+        slots: a weight for each slot, a list of C numbers or a (C,) tensor; None for equal ones.
         slot: where the gradient goes if it enters.
         write: it enters the memory.
         renew: the running sum is to be made anew from the slots; always known on the host.
@@ -50,6 +76,7 @@ class Move(NamedTuple):
 
     current: Any
     stored: Any
+    slots: Any
     slot: Any
     write: Any
     renew: bool
@@ -71,8 +98,7 @@ def expired(ledger: Ledger, max_age: int) -> Tensor:
 
     Retention frees a slot before it grows too old: this is for a `max_age` that was made smaller.
     """
-    step = ledger.counters[:, STEPS] + 1
-    return (ledger.birth > 0) & (step[:, None] - ledger.birth > max_age)
+    return ledger.age > max_age
 
 
 def written(ledger: Ledger, moves: list[Move]) -> Tensor:

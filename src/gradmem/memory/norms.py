@@ -42,6 +42,27 @@ def ledger_norms(
     return total.sqrt() if l2 else total
 
 
+def ledger_dots(
+    rows: Sequence[Sequence[Tensor]],
+    one: Mapping[Tensor, Tensor],
+    other: Mapping[Tensor, Tensor],
+    device: torch.device,
+) -> Tensor:
+    """Inner product of two vectors spread over the parameters of each row, (R,) float64.
+
+    `one` and `other` have this rank's parts; a parameter that one of them lacks counts as zero.
+    Complex numbers count as pairs of real ones.
+    """
+    total = torch.zeros(len(rows), dtype=torch.float64, device=device)
+    keys = {p: mesh_key(p) for row in rows for p in row if p in one and p in other}
+    for key in dict.fromkeys(keys.values()):
+        alike = [[p for p in row if p in keys and keys[p] == key] for row in rows]
+        some = [p for row in alike for p in row]
+        dots = torch.stack([_dot(one[p], other[p], device) for p in some])
+        total += sum_over_mesh(some[0], _sum_rows(dots, [len(row) for row in alike]))
+    return total
+
+
 def squared_norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     """Squared L2 norm of each tensor, (T,) float64 on `device`."""
     parts = [_blocks(tensor) for tensor in tensors]
@@ -51,6 +72,20 @@ def squared_norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     else:
         squares = _norms(blocks, device).square()
     return _sum_rows(squares, [len(some) for some in parts])
+
+
+def _dot(one: Tensor, other: Tensor, device: torch.device) -> Tensor:
+    """Inner product in float32 or wider by blocks, their sum in float64."""
+    if one.is_complex():
+        one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other)
+    dtype = torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
+    if one.stride() == other.stride():
+        one, other = flat(one), flat(other)
+    else:
+        one, other = one.reshape(-1), other.reshape(-1)
+    pairs = zip(torch.split(one, BLOCK), torch.split(other, BLOCK), strict=True)
+    dots = [torch.dot(a.to(dtype), b.to(dtype)) for a, b in pairs]
+    return torch.stack(dots).to(device=device, dtype=torch.float64).sum()
 
 
 def _prefer_dots(tensors: Sequence[Tensor]) -> bool:

@@ -6,22 +6,22 @@ here is when the running sum is made anew: the host says so, by counting.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gradmem.memory.aggregates import Weights, weights
-from gradmem.memory.ledger import OLDEST_USED, STEPS, Ledger, Move
+from gradmem.memory.aggregates import is_uniform, uniform_of_all, weigh
+from gradmem.memory.ledger import OLDEST_USED, Ledger, Move
 from gradmem.memory.options import MemoryOptions
-from gradmem.memory.policies import POLICIES, Offer
+from gradmem.memory.policies import Offer, ask
 
 
 class Decision(NamedTuple):
     """What a step does with the offered gradients: moves, and (R,) tensors they are rows of."""
 
     moves: list[Move]
-    weights: Weights
     seen: Tensor
     write: Tensor
     slot: Tensor
@@ -29,24 +29,35 @@ class Decision(NamedTuple):
     norm: Tensor
 
 
-def decide(ledger: Ledger, norm: Tensor, options: MemoryOptions, *, renew: bool) -> Decision:
-    """What this step does with gradients of the given norms, one a ledger; changes nothing."""
-    step = ledger.counters[:, STEPS] + 1
-    seen = torch.isfinite(norm) & (norm > 0)
-    slot, free = _free_slot(ledger.birth, step, options.max_age)
-    choice = POLICIES[options.policy](Offer(norm, step), ledger)
+def decide(ledger: Ledger, offer: Offer, options: MemoryOptions, *, renew: bool) -> Decision:
+    """What this step does with the offered gradients, one a ledger; changes nothing."""
+    seen = torch.isfinite(offer.norm) & (offer.norm > 0)
+    slot, free = _free_slot(ledger.birth, offer.step, options.max_age)
+    choice = ask(options.policy, offer, ledger)
     slot = torch.where(free, slot, choice.slot)
     write = seen & (free | choice.accept)
-    occupied = (ledger.birth > 0).sum(dim=1).to(torch.float64)
-    weight = weights(options.aggregate, occupied, options.kappa)
-    columns = (weight.current.unbind(), weight.stored.unbind(), slot.unbind(), write.unbind())
-    moves = [Move(*row, renew=renew) for row in zip(*columns, strict=True)]
-    return Decision(moves, weight, seen, write, slot, choice.priority, norm)
+    columns: tuple[Sequence[Any], ...]
+    columns = (*_weights(ledger, options), slot.unbind(), write.unbind())
+    moves = [
+        Move(current, stored, slots, where, when, renew)
+        for current, stored, slots, where, when in zip(*columns, strict=True)
+    ]
+    return Decision(moves, seen, write, slot, choice.priority, offer.norm)
+
+
+def _weights(ledger: Ledger, options: MemoryOptions) -> tuple[Sequence[Any], ...]:
+    """The first three entries of the moves, a sequence each."""
+    aggregate, kappa, rows = options.aggregate, options.kappa, len(ledger.drift)
+    if isinstance(aggregate, str) and is_uniform(aggregate):
+        current, stored = uniform_of_all(aggregate, ledger, kappa)
+        return current.unbind(), stored.unbind(), [None] * rows
+    current, slots = weigh(aggregate, ledger, kappa)
+    return current.unbind(), [0.0] * rows, slots.unbind()
 
 
 def commit(ledger: Ledger, decision: Decision, decay: float) -> None:
     """Write a decision down, in place: enter the gradient, then decay every priority."""
-    step = ledger.counters[:, STEPS] + 1
+    step = ledger.step
     births = torch.where(ledger.birth > 0, ledger.birth, step[:, None])
     oldest = torch.maximum(ledger.counters[:, OLDEST_USED], step - births.min(dim=1).values)
     _enter(ledger.priority, decision, decision.priority)

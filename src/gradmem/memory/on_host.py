@@ -1,7 +1,7 @@
 """Decisions in Python numbers, where a ledger can be read without waiting.
 
-A ledger is some tens of numbers: reading them all costs less than one or two tensor operations. The
-policy alone, of which there is one definition, is asked in tensors.
+A ledger is some tens of numbers: reading them all costs less than one or two tensor operations.
+Policies and weighing aggregates, of which there is one definition, are asked in tensors.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradmem.memory.aggregates import weights_of_one
+from gradmem.errors import StepError
+from gradmem.memory.aggregates import is_uniform, uniform_of_one, weigh
 from gradmem.memory.ledger import ACCEPTED, CALLS, OLDEST_USED, STEPS, Ledger, Move
 from gradmem.memory.options import MemoryOptions
-from gradmem.memory.policies import POLICIES, Offer
+from gradmem.memory.policies import Offer, ask
 
 # The running sum is made anew when its estimated rounding error, relative to the root sum of
 # squares of the stored norms, passes TOLERANCE. UNIT_ROUNDOFF is float32's, whatever the sum's own
@@ -44,6 +45,11 @@ class Row:
         return self.counters[STEPS] + 1
 
     @property
+    def held(self) -> int:
+        """How many gradients the memory holds."""
+        return len(self.births) - self.births.count(0)
+
+    @property
     def seen(self) -> bool:
         """The gradient is finite and not zero; otherwise the ledger stays as it is."""
         return 0.0 < self.offered < math.inf
@@ -57,13 +63,16 @@ class Decision:
         self.moves = moves
 
 
-def decide(ledger: Ledger, norm: Tensor, options: MemoryOptions) -> Decision:
-    """What this step does with gradients of the given norms, one a ledger; changes nothing."""
-    choice = POLICIES[options.policy](Offer(norm, ledger.counters[:, STEPS] + 1), ledger)
+def decide(ledger: Ledger, offer: Offer, options: MemoryOptions) -> Decision:
+    """What this step does with the offered gradients, one a ledger; changes nothing."""
+    choice = ask(options.policy, offer, ledger)
     tables = (ledger.priority, ledger.norm, ledger.birth, ledger.counters, ledger.drift)
-    columns = (tensor.tolist() for tensor in (norm, *choice, *tables))
+    columns = (tensor.tolist() for tensor in (offer.norm, *choice, *tables))
     rows = [Row(*numbers) for numbers in zip(*columns, strict=True)]
-    return Decision(rows, [_decide_row(row, options) for row in rows])
+    if not isinstance(options.policy, str):
+        _check_choices(rows, options)
+    weights = _weights(ledger, rows, options)
+    return Decision(rows, [_decide_row(*each, options) for each in zip(rows, weights, strict=True)])
 
 
 def commit(ledger: Ledger, decision: Decision, decay: float) -> None:
@@ -80,19 +89,55 @@ def commit(ledger: Ledger, decision: Decision, decay: float) -> None:
     _write(ledger.drift, [row.drift for row in rows])
 
 
-def _decide_row(row: Row, options: MemoryOptions) -> Move:
-    n = len(row.births) - row.births.count(0)
-    current, stored = weights_of_one(options.aggregate, n, options.kappa)
+def _weights(
+    ledger: Ledger, rows: list[Row], options: MemoryOptions
+) -> list[tuple[float, float, list[float] | None]]:
+    """The first three entries of every ledger's move."""
+    aggregate, kappa = options.aggregate, options.kappa
+    if isinstance(aggregate, str) and is_uniform(aggregate):
+        return [(*uniform_of_one(aggregate, row.held, kappa), None) for row in rows]
+    current, slots = weigh(aggregate, ledger, kappa)
+    weights = list(zip(current.tolist(), slots.tolist(), strict=True))
+    for number, each in weights:
+        if not all(map(math.isfinite, (number, *each))):
+            raise StepError(
+                f"the aggregate {aggregate!r} returned the weights {number:g} and {each}; all must "
+                "be finite numbers"
+            )
+    return [
+        (number, 0.0, each) if row.held else (1.0, 0.0, None)
+        for row, (number, each) in zip(rows, weights, strict=True)
+    ]
+
+
+def _check_choices(rows: list[Row], options: MemoryOptions) -> None:
+    """What a user's policy said of gradients that are seen."""
+    for row in rows:
+        if row.seen and math.isnan(row.priority):
+            raise StepError(
+                f"the policy {options.policy!r} returned the priority nan for a "
+                f"gradient of norm {row.offered:g}; a priority must be a number"
+            )
+        if row.seen and not 0 <= row.slot < options.capacity:
+            raise StepError(
+                f"the policy {options.policy!r} chose the slot {row.slot}; there are slots from 0 "
+                f"to {options.capacity - 1}"
+            )
+
+
+def _decide_row(
+    row: Row, weights: tuple[float, float, list[float] | None], options: MemoryOptions
+) -> Move:
     if not row.seen:
-        return Move(current, stored, slot=0, write=False, renew=False)
-    free = _free_slot(row, n, options.max_age)
+        return Move(*weights, slot=0, write=False, renew=False)
+    free = _free_slot(row, options.max_age)
     slot = row.slot if free is None else free
     write = row.accept or free is not None
     renew = write and _drifts(row, slot)
-    return Move(current, stored, slot=slot, write=write, renew=renew)
+    return Move(*weights, slot=slot, write=write, renew=renew)
 
 
-def _free_slot(row: Row, n: int, max_age: int | None) -> int | None:
+def _free_slot(row: Row, max_age: int | None) -> int | None:
     """The slot that takes a gradient without asking the policy.
 
     A slot that would be too old at the next step goes before an empty one: at most one grows too
@@ -102,7 +147,7 @@ def _free_slot(row: Row, n: int, max_age: int | None) -> int | None:
         for slot, birth in enumerate(row.births):
             if birth and row.step + 1 - birth > max_age:
                 return slot
-    return row.births.index(0) if n < len(row.births) else None
+    return row.births.index(0) if row.held < len(row.births) else None
 
 
 def _commit_row(row: Row, move: Move, decay: float) -> None:

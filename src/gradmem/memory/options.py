@@ -9,9 +9,20 @@ from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias, get_args
 
 from gradmem.errors import OptionError, OptionTypeError
+from gradmem.memory.aggregates import AggregateFunction
+from gradmem.memory.policies import PolicyFunction
 
-Aggregate: TypeAlias = Literal["mean", "sum", "mid"]
-PolicyName: TypeAlias = Literal["top_norm", "bottom_norm", "fifo"]
+# fmt: off
+AggregateName: TypeAlias = Literal[
+    "mean", "sum", "mid", "min", "median", "max", "min_mean", "median_mean", "max_mean"
+]
+PolicyName: TypeAlias = Literal[
+    "top_norm", "bottom_norm", "fifo", "random", "reservoir", "proportional",
+    "mean_diverse", "cosine_diverse", "cosine_similar",
+]
+# fmt: on
+Aggregate: TypeAlias = AggregateName | AggregateFunction
+Policy: TypeAlias = PolicyName | PolicyFunction
 Scope: TypeAlias = Literal["model", "group", "tensor"]
 Norm: TypeAlias = Literal["l2", "sum"]
 
@@ -23,12 +34,15 @@ class MemoryOptions:
     Args:
         capacity: gradients kept, an integer from 0; 0 switches the memory off.
         decay: factor from 0 to 1 on every priority at every step.
-        aggregate: how memory and gradient are combined: "mean", "sum" or "mid".
+        aggregate: how memory and gradient are combined: a name of `AggregateName`, or a function of
+            a ledger and kappa that returns `Weights`.
         kappa: weight of the memory, any finite number, negative too; 0 switches the memory off.
-        policy: which gradients are kept: "top_norm", "bottom_norm" or "fifo".
+        policy: which gradients are kept: a name of `PolicyName`, or a function of an `Offer` and a
+            ledger that returns a `Choice`.
         scope: what shares one decision per step: "model", "group" or "tensor".
         norm: "l2", or "sum" of the tensors' own L2 norms, as the authors' programs have it.
         max_age: steps after which a gradient is dropped, an integer from 1; None for no limit.
+        seed: of the random policies, an integer from 0; equal seeds make equal choices.
 
     Raises:
         OptionError: an option is out of range.
@@ -47,13 +61,14 @@ class MemoryOptions:
     decay: float = 0.7
     aggregate: Aggregate = "mean"
     kappa: float = 1.0
-    policy: PolicyName = "top_norm"
+    policy: Policy = "top_norm"
     scope: Scope = "model"
     norm: Norm = "l2"
     max_age: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_integer("capacity", self.capacity, 0, "0 switches the memory off")
+        check_integer("capacity", self.capacity, 0, "0 switches the memory off")
         _check_real("decay", self.decay)
         if not 0.0 <= self.decay <= 1.0:
             raise OptionError(
@@ -66,17 +81,21 @@ class MemoryOptions:
                 "0 switches the memory off"
             )
         if self.max_age is not None:
-            _check_integer("max_age", self.max_age, 1, "None sets no limit")
+            check_integer("max_age", self.max_age, 1, "None sets no limit")
+        check_integer("seed", self.seed, 0, "it decides what the random policies draw")
         # Plain numbers, whatever kind was given: a checkpoint holds them.
         object.__setattr__(self, "capacity", int(self.capacity))
         object.__setattr__(self, "decay", float(self.decay))
         object.__setattr__(self, "kappa", float(self.kappa))
         if self.max_age is not None:
             object.__setattr__(self, "max_age", int(self.max_age))
-        _check_choice("aggregate", self.aggregate, get_args(Aggregate))
-        _check_choice("policy", self.policy, get_args(PolicyName))
-        _check_choice("scope", self.scope, get_args(Scope))
-        _check_choice("norm", self.norm, get_args(Norm))
+        object.__setattr__(self, "seed", int(self.seed))
+        if not callable(self.aggregate):
+            check_choice("aggregate", self.aggregate, get_args(AggregateName), " or a function")
+        if not callable(self.policy):
+            check_choice("policy", self.policy, get_args(PolicyName), " or a function")
+        check_choice("scope", self.scope, get_args(Scope))
+        check_choice("norm", self.norm, get_args(Norm))
 
     @property
     def enabled(self) -> bool:
@@ -101,7 +120,8 @@ def _check_real(name: str, value: object) -> None:
         raise OptionTypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
 
 
-def _check_integer(name: str, value: object, least: int, remark: str) -> None:
+def check_integer(name: str, value: object, least: int, remark: str) -> None:
+    """Refuse what is no integer of at least `least`, the remark saying what it is for."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise OptionTypeError(
             f"{name} must be an integer, got {value!r} ({type(value).__name__}); {remark}"
@@ -110,8 +130,9 @@ def _check_integer(name: str, value: object, least: int, remark: str) -> None:
         raise OptionError(f"{name} must be at least {least}, got {value}; {remark}")
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    listed = ", ".join(repr(choice) for choice in choices)
+def check_choice(name: str, value: object, choices: tuple[str, ...], more: str = "") -> None:
+    """Refuse what is none of the choices, nor what `more` names."""
+    listed = ", ".join(repr(choice) for choice in choices) + more
     if not isinstance(value, str):
         raise OptionTypeError(f"{name} must be one of {listed}, got {value!r}")
     if value not in choices:

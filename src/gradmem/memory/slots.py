@@ -8,6 +8,7 @@ accelerator.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,6 +74,30 @@ def combine(
         torch._foreach_mul_(out, current.to(out[0].real.dtype))
     elif current != 1.0:
         torch._foreach_mul_(out, current)
+
+
+def combine_slots(
+    out: list[Tensor],
+    grads: list[Tensor],
+    slots: list[Tensor],
+    current: float | Tensor,
+    weights: Sequence[float] | Tensor,
+) -> None:
+    """``out = current * g + sum of weights[k] * slots[k]``, computed in the running sum's type.
+
+    Of weights known on the host, those that are zero cost nothing.
+    """
+    for result, grad, stored in zip(out, grads, slots, strict=True):
+        torch.mul(grad.to(result.dtype), _like(current, result), out=result)
+        for k, weight in enumerate(weights):
+            if isinstance(weight, Tensor):
+                result.addcmul_(stored[k].to(result.dtype), _like(weight, result))
+            elif weight != 0.0:
+                result.add_(stored[k], alpha=weight)
+
+
+def _like(weight: float | Tensor, result: Tensor) -> Any:
+    return weight.to(result.real.dtype) if isinstance(weight, Tensor) else weight
 
 
 def exchange(slots: list[Tensor], sums: list[Tensor], grads: list[Tensor], slot: int) -> None:

@@ -7,14 +7,15 @@ from torch.optim import Adam, AdamW
 from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
-from gradmem.memory.options import Aggregate, MemoryOptions, Norm, PolicyName, Scope
+from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
 from gradmem.memory.sharding import locals_of
+from gradmem.optim.documentation import documented
 from gradmem.optim.plan import Group
 from gradmem.optim.shell import MemoryOptimizer
 
 
-class _AdamUpdate(MemoryOptimizer, Adam):
-    """The base rule that Adam_C and AdamW_C share."""
+class AdamRule(MemoryOptimizer, Adam):
+    """torch's rule, on what it is given for gradients."""
 
     def _update(self, group: Group, updates: list[Tensor]) -> None:
         lists: list[list[Tensor]] = [[] for _ in range(6)]
@@ -44,59 +45,36 @@ class _AdamUpdate(MemoryOptimizer, Adam):
         )
 
 
-class Adam_C(_AdamUpdate):
+@documented(base="Adam", base_bytes="8")
+class Adam_C(AdamRule):
     """Adam on the aggregate of the current gradient and remembered ones.
 
     u = aggregate(g, memory); then torch's Adam with u for its gradient: both moments see u.
 
-    The memory is combined as it stands before g is offered to it, so g never counts twice. A full
-    memory takes g only if its priority is strictly greater than the smallest, which it replaces.
+    {how_it_remembers}
 
     Args:
-        params: parameters, named parameters, or groups; groups may have options of their own.
+        {params}
         lr: learning rate, at least 0; a tensor is allowed as in torch.
         betas: decay of the first and second moment, each in [0, 1).
         eps: added to the denominator, at least 0.
         weight_decay: L2 penalty, at least 0; added to u, never stored.
         amsgrad, foreach, maximize, capturable, fused, decoupled_weight_decay: as in torch;
-            ``differentiable=True`` is refused, as stored gradients are constants.
-        capacity: gradients kept, from 0; 0 gives exactly torch's Adam.
-        decay: factor in [0, 1] on every stored gradient's priority at every step.
-        aggregate: "mean" (g + kappa S) / (n + 1), "sum" g + kappa S / n, "mid"
-            (g + kappa S / n) / 2, with S the sum of the n stored gradients. "sum" has a total
-            weight of 1 + kappa: at kappa 1 it doubles the step.
-        kappa: weight of the memory, any finite number, negative too; 0 gives exactly torch's Adam.
-        policy: "top_norm" keeps the largest decayed norms, "bottom_norm" the smallest norms, "fifo"
-            the last ones.
-        scope: what shares one decision per step: "model" (all groups of equal memory options),
-            "group" or "tensor".
-        norm: "l2", or "sum" of the tensors' own L2 norms.
-        max_age: steps after which a stored gradient is dropped, from 1; None for no limit.
+            {not_differentiable}
+        {memory_options}
 
-    State added to ``state[p]``, allocated once at the first gradient: ``memory_slots`` (capacity,
-    *shape) of the parameter's type, ``memory_sum`` (*shape) of float32 or wider, and the ledger,
-    equal in all parameters of a scope: ``memory_priority``, ``memory_norm`` (capacity,) float64,
-    ``memory_birth`` (capacity,) int64, ``memory_counters`` (4,) int64, ``memory_drift`` () float64.
+    {memory_state}
 
-    Bytes per float32 parameter element: 4 (capacity + 1) beside Adam's 8; see `memory_bytes`.
+    {memory_bytes}
 
-    Raises:
-        OptionError: an option is out of range, unknown, or contradicts another.
-        OptionTypeError: an option is of the wrong type.
-        GradientError: a parameter or gradient is not a dense tensor.
+    {memory_errors}
 
-    Numerics: the aggregate is computed in float32 or wider and rounded once to the parameter's
-    type. The running sum is made anew from the slots when its rounding error passes 1e-6 of the
-    stored norms; on an accelerator, where asking would wait, every max(16, capacity) steps. Equal
-    devices and thread counts give equal bits, also after a resume. A step whose gradient is zero
-    or not finite leaves what is stored, and its priorities and ages, as they were.
+    {memory_numerics}
 
-    Departs from the authors' programs: the admission threshold is the exact minimum; the norm is
-    the L2 norm of the whole gradient unless ``norm="sum"``; zero, NaN and Inf are never stored; the
-    memory survives a resume.
+    {memory_departures}
 
-    Reference: McRae, Parthasarathi, Assran, Chandar, *Memory Augmented Optimizers for Deep
-    Learning*, ICLR 2022, arXiv 2106.10708; base rule: Kingma and Ba 2015, arXiv 1412.6980.
+    {memory_reference}
+    Base rule: Kingma and Ba 2015, arXiv 1412.6980.
 
     Example:
         >>> import torch
@@ -124,10 +102,11 @@ class Adam_C(_AdamUpdate):
         decay: float = 0.7,
         aggregate: Aggregate = "mean",
         kappa: float = 1.0,
-        policy: PolicyName = "top_norm",
+        policy: Policy = "top_norm",
         scope: Scope = "model",
         norm: Norm = "l2",
         max_age: int | None = None,
+        seed: int = 0,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -137,7 +116,7 @@ class Adam_C(_AdamUpdate):
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age),
+            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
             lr=lr,
             betas=betas,
             eps=eps,
@@ -152,60 +131,37 @@ class Adam_C(_AdamUpdate):
         )
 
 
-class AdamW_C(_AdamUpdate, AdamW):
+@documented(base="AdamW", base_bytes="8")
+class AdamW_C(AdamRule, AdamW):
     """AdamW on the aggregate of the current gradient and remembered ones.
 
     u = aggregate(g, memory); then torch's AdamW with u for its gradient: both moments see u, the
     weight decay is decoupled and sees neither.
 
-    The memory is combined as it stands before g is offered to it, so g never counts twice. A full
-    memory takes g only if its priority is strictly greater than the smallest, which it replaces.
+    {how_it_remembers}
 
     Args:
-        params: parameters, named parameters, or groups; groups may have options of their own.
+        {params}
         lr: learning rate, at least 0; a tensor is allowed as in torch.
         betas: decay of the first and second moment, each in [0, 1).
         eps: added to the denominator, at least 0.
         weight_decay: decoupled, at least 0; never stored.
         amsgrad, foreach, maximize, capturable, fused: as in torch;
-            ``differentiable=True`` is refused, as stored gradients are constants.
-        capacity: gradients kept, from 0; 0 gives exactly torch's AdamW.
-        decay: factor in [0, 1] on every stored gradient's priority at every step.
-        aggregate: "mean" (g + kappa S) / (n + 1), "sum" g + kappa S / n, "mid"
-            (g + kappa S / n) / 2, with S the sum of the n stored gradients. "sum" has a total
-            weight of 1 + kappa: at kappa 1 it doubles the step.
-        kappa: weight of the memory, any finite number, negative too; 0 gives exactly torch's AdamW.
-        policy: "top_norm" keeps the largest decayed norms, "bottom_norm" the smallest norms, "fifo"
-            the last ones.
-        scope: what shares one decision per step: "model" (all groups of equal memory options),
-            "group" or "tensor".
-        norm: "l2", or "sum" of the tensors' own L2 norms.
-        max_age: steps after which a stored gradient is dropped, from 1; None for no limit.
+            {not_differentiable}
+        {memory_options}
 
-    State added to ``state[p]``, allocated once at the first gradient: ``memory_slots`` (capacity,
-    *shape) of the parameter's type, ``memory_sum`` (*shape) of float32 or wider, and the ledger,
-    equal in all parameters of a scope: ``memory_priority``, ``memory_norm`` (capacity,) float64,
-    ``memory_birth`` (capacity,) int64, ``memory_counters`` (4,) int64, ``memory_drift`` () float64.
+    {memory_state}
 
-    Bytes per float32 parameter element: 4 (capacity + 1) beside AdamW's 8; see `memory_bytes`.
+    {memory_bytes}
 
-    Raises:
-        OptionError: an option is out of range, unknown, or contradicts another.
-        OptionTypeError: an option is of the wrong type.
-        GradientError: a parameter or gradient is not a dense tensor.
+    {memory_errors}
 
-    Numerics: the aggregate is computed in float32 or wider and rounded once to the parameter's
-    type. The running sum is made anew from the slots when its rounding error passes 1e-6 of the
-    stored norms; on an accelerator, where asking would wait, every max(16, capacity) steps. Equal
-    devices and thread counts give equal bits, also after a resume. A step whose gradient is zero
-    or not finite leaves what is stored, and its priorities and ages, as they were.
+    {memory_numerics}
 
-    Departs from the authors' programs: the admission threshold is the exact minimum; the norm is
-    the L2 norm of the whole gradient unless ``norm="sum"``; zero, NaN and Inf are never stored; the
-    memory survives a resume.
+    {memory_departures}
 
-    Reference: McRae, Parthasarathi, Assran, Chandar, *Memory Augmented Optimizers for Deep
-    Learning*, ICLR 2022, arXiv 2106.10708; base rule: Loshchilov and Hutter 2019, arXiv 1711.05101.
+    {memory_reference}
+    Base rule: Loshchilov and Hutter 2019, arXiv 1711.05101.
 
     Example:
         >>> import torch
@@ -233,10 +189,11 @@ class AdamW_C(_AdamUpdate, AdamW):
         decay: float = 0.7,
         aggregate: Aggregate = "mean",
         kappa: float = 1.0,
-        policy: PolicyName = "top_norm",
+        policy: Policy = "top_norm",
         scope: Scope = "model",
         norm: Norm = "l2",
         max_age: int | None = None,
+        seed: int = 0,
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
@@ -245,7 +202,7 @@ class AdamW_C(_AdamUpdate, AdamW):
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age),
+            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
             lr=lr,
             betas=betas,
             eps=eps,

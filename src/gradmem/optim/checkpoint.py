@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Container, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,12 @@ from gradmem.optim.state import MEMORY_KEYS, SLOTS, SUM, blank_row, find_row
 # Options under which the stored numbers were made: a checkpoint must agree in them. The others are
 # taken from the checkpoint, as torch takes its lr.
 AGREE = ("capacity", "policy", "scope", "norm")
+
+# Before the memory's options where they share a group with those of a wrapped optimizer.
+_PREFIX = "memory_"
+
+# Options that may be a function, of which a checkpoint can hold the name alone.
+FUNCTIONS = ("aggregate", "policy")
 
 _REMEDY = "to start with an empty memory, load gradmem.forget_memory(state_dict)"
 
@@ -44,19 +50,113 @@ def forget_memory(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         >>> sorted(smaller.state[weight])
         ['exp_avg', 'exp_avg_sq', 'step']
     """
+    groups = state_dict["param_groups"]
+    wrapped = any(_PREFIX + "capacity" in group for group in groups)
+    options = {_PREFIX + name for name in OPTION_NAMES} if wrapped else set(OPTION_NAMES)
     return {
         **state_dict,
         "state": {
-            key: {k: v for k, v in entry.items() if k not in MEMORY_KEYS}
-            if isinstance(entry, Mapping)
-            else entry
+            key: without(entry, MEMORY_KEYS) if isinstance(entry, Mapping) else entry
             for key, entry in state_dict["state"].items()
         },
+        "param_groups": [without(group, options) for group in groups],
+    }
+
+
+def without(entry: Mapping[str, Any], keys: Container[str]) -> dict[str, Any]:
+    """A copy that lacks these keys."""
+    return {key: value for key, value in entry.items() if key not in keys}
+
+
+def joined(
+    base: dict[str, Any], groups: Sequence[Mapping[str, Any]], state: Mapping[Any, dict[str, Any]]
+) -> dict[str, Any]:
+    """A base optimizer's state_dict with a memory that is kept apart: options under a prefix.
+
+    Raises:
+        CheckpointError: the base's has another form than torch's.
+    """
+    _check_form(base, groups)
+    ids = [key for group in base["param_groups"] for key in group["params"]]
+    parameters = [p for group in groups for p in group["params"]]
+    memory = {key: state[p] for key, p in zip(ids, parameters, strict=True) if state.get(p)}
+    saved = named({"param_groups": [dict(group) for group in groups]})["param_groups"]
+    options = [{_PREFIX + name: group[name] for name in OPTION_NAMES} for group in saved]
+    entries = {key: {**base["state"].get(key, {}), **memory.get(key, {})} for key in ids}
+    return {
+        **base,
+        "state": {**base["state"], **{key: entry for key, entry in entries.items() if entry}},
         "param_groups": [
-            {k: v for k, v in group.items() if k not in OPTION_NAMES}
-            for group in state_dict["param_groups"]
+            {**group, **own} for group, own in zip(base["param_groups"], options, strict=True)
         ],
     }
+
+
+def parted(
+    state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `joined` made, taken apart: the base's state_dict, and the memory as a class keeps it.
+
+    Raises:
+        CheckpointError: it has another form than torch's, or other groups.
+    """
+    _check_form(state_dict, groups)
+    prefixed = {_PREFIX + name: name for name in OPTION_NAMES}
+    base = {
+        **state_dict,
+        "state": {
+            key: kept
+            for key, entry in state_dict["state"].items()
+            if (kept := without(entry, MEMORY_KEYS) if isinstance(entry, Mapping) else entry)
+        },
+        "param_groups": [without(group, prefixed) for group in state_dict["param_groups"]],
+    }
+    memory_groups = [
+        {
+            **{prefixed[key]: group[key] for key in prefixed if key in group},
+            "params": group["params"],
+        }
+        for group in state_dict["param_groups"]
+    ]
+    return base, {"state": state_dict["state"], "param_groups": memory_groups}
+
+
+def _check_form(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
+    """A state by parameter, and the groups of this optimizer."""
+    try:
+        found = [len(group["params"]) for group in state_dict["param_groups"]]
+        right = isinstance(state_dict["state"], Mapping)
+    except (KeyError, TypeError):
+        found, right = [], False
+    if not right:
+        raise CheckpointError(
+            "the wrapped optimizer's state_dict has not the form {'state': ..., 'param_groups': "
+            "...} of torch's, so the memory has no place in it; save the wrapped optimizer alone, "
+            "as optimizer.optimizer.state_dict()"
+        )
+    needed = [len(group["params"]) for group in groups]
+    if found != needed:
+        raise CheckpointError(
+            f"the checkpoint has param groups of {found} parameters, this optimizer of {needed}; "
+            "construct it with the same groups"
+        )
+
+
+def named(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The state_dict with names for functions: what `torch.load` refuses would be of no use."""
+    for group in state_dict["param_groups"]:
+        for option in FUNCTIONS:
+            if option in group:
+                group[option] = name_of(group[option])
+    return state_dict
+
+
+def name_of(choice: Any) -> Any:
+    """A built-in choice as it is, a function as "module.name"; one without a name by its type."""
+    if not callable(choice):
+        return choice
+    owner = choice if hasattr(choice, "__qualname__") else type(choice)
+    return f"{owner.__module__}.{owner.__qualname__}"
 
 
 class Loading:
@@ -71,12 +171,13 @@ class Loading:
         saved_groups = state_dict["param_groups"]
         if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.groups]:
             return dict(state_dict)  # torch refuses it, and says why
-        _check_names(saved_groups, self.groups)
+        check_names(saved_groups, self.groups)
         merged = [
             {**{name: group[name] for name in OPTION_NAMES}, **saved}
             for saved, group in zip(saved_groups, self.groups, strict=True)
         ]
         for i, (saved, group) in enumerate(zip(merged, self.groups, strict=True)):
+            _find_functions(saved, group, i)
             _check_options(saved, group, i)
         parameters = [p for group in self.groups for p in group["params"]]
         capacities = [group["capacity"] for group in self.groups for _ in group["params"]]
@@ -105,6 +206,20 @@ class Loading:
                 state[p][name] = moved.clone() if moved is value else moved
 
 
+def _find_functions(saved: dict[str, Any], group: Mapping[str, Any], index: int) -> None:
+    """Put the optimizer's own function where the checkpoint has its name."""
+    for option in FUNCTIONS:
+        name, own = saved[option], group[option]
+        if callable(own) and name == name_of(own):
+            saved[option] = own
+        elif isinstance(name, str) and "." in name:
+            raise CheckpointError(
+                f"param group {index} of the checkpoint has a function of its user's for {option}, "
+                f"{name}, this optimizer has {name_of(own)!r}; construct it with "
+                f"{option}=that function, or, {_REMEDY}"
+            )
+
+
 def _check_options(saved: Mapping[str, Any], group: Mapping[str, Any], index: int) -> None:
     for name in AGREE:
         if saved[name] != group[name]:
@@ -119,7 +234,7 @@ def _check_options(saved: Mapping[str, Any], group: Mapping[str, Any], index: in
         raise CheckpointError(f"param group {index} of the checkpoint: {error}") from None
 
 
-def _check_names(
+def check_names(
     saved_groups: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]]
 ) -> None:
     """Refuse the same named parameters in another order; renamed ones are none of our business."""

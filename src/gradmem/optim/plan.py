@@ -7,7 +7,7 @@ outside, or edited options make groups part or unite; other edits of options it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,7 @@ class Memory:
     ledger: Ledger
     portions: list[Portion]
     calls: int
+    stream: Tensor  # (R,) int64, what each ledger's random numbers are drawn by
     views: list[Row]  # by row, the state entries that show the ledger
     holders: dict[Tensor, int] = field(default_factory=dict)  # who shows them, and which row
     check_ages: bool = True  # slots may be older than max_age allows
@@ -140,7 +141,8 @@ def make_plan(groups: Sequence[Group], state: State) -> Plan:
     for share in shares:
         if share.options.scope == "model" and len(shares) > 1:
             share.names = ["groups " + ", ".join(map(str, share.groups))]
-    memories = [_make_memory(share, groups, state) for share in shares]
+    numbers = {p: i for i, p in enumerate(p for group in groups for p in group["params"])}
+    memories = [_make_memory(share, groups, state, numbers) for share in shares]
     _attach_scratch([portion for memory in memories for portion in memory.portions])
     return Plan(memories, plain, _parameters(groups), _options(groups))
 
@@ -194,7 +196,9 @@ def _join(
         share.rows.extend([p] for p in parameters)
 
 
-def _make_memory(share: _Share, groups: Sequence[Group], state: State) -> Memory:
+def _make_memory(
+    share: _Share, groups: Sequence[Group], state: State, numbers: Mapping[Tensor, int]
+) -> Memory:
     device = _ledger_device([p.device for row in share.rows for p in row])
     found = [find_row(row, state) for row in share.rows]
     ledger = stack_rows(found, share.options.capacity, device)
@@ -208,6 +212,8 @@ def _make_memory(share: _Share, groups: Sequence[Group], state: State) -> Memory
         ledger=ledger,
         portions=list(_portions(share, groups)),
         calls=calls,
+        # Every rank has the same order of parameters, and a resumed run too.
+        stream=torch.tensor([numbers[row[0]] for row in share.rows], device=device),
         views=[row_views(ledger, i) for i in range(len(share.rows))],
     )
     for i, row in enumerate(share.rows):

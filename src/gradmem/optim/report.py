@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from gradmem.errors import OptionTypeError
-from gradmem.memory.aggregates import total_weight
+from gradmem.memory.aggregates import weigh
 from gradmem.memory.ledger import ACCEPTED, OLDEST_USED, STEPS
 from gradmem.memory.options import OPTION_NAMES, MemoryOptions, Scope
 from gradmem.memory.sharding import local
@@ -33,8 +33,10 @@ class ScopeReport:
         priorities: their decayed priorities.
         accepted_share: share of the steps that changed the memory; NaN before the first.
         oldest_used: the largest age that ever entered an update.
-        total_weight: sum of all weights in the coming update; the step grows by this factor
-            against a base optimizer that sees equal gradients.
+        weights: of the gradients held, in the coming update.
+        total_weight: the sum of all weights in it, of the current gradient too; the step grows by
+            this factor against a base optimizer that sees equal gradients.
+        remark: what the weights mean for the convergence theorem, if they leave what it covers.
         bytes: bytes held on this rank.
     """
 
@@ -48,7 +50,9 @@ class ScopeReport:
     priorities: tuple[float, ...]
     accepted_share: float
     oldest_used: int
+    weights: tuple[float, ...]
     total_weight: float
+    remark: str
     bytes: int
 
 
@@ -79,10 +83,12 @@ class MemoryReport:
         )
         rows = [head, *(_cells(scope) for scope in self.scopes)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
+        lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
-        )
+        ]
+        remarks = dict.fromkeys(scope.remark for scope in self.scopes if scope.remark)
+        return "\n".join([*lines, *remarks])
 
 
 def _cells(scope: ScopeReport) -> tuple[str, ...]:
@@ -114,6 +120,8 @@ def _describe_row(memory: Memory, row: int, state: State) -> ScopeReport:
     held = [slot for slot, birth in enumerate(births) if birth > 0]
     norms, priorities = ledger.norm[row].tolist(), ledger.priority[row].tolist()
     tensors = [p for p in memory.rows[row] if holds_memory(state, p)]
+    current, slots = weigh(memory.options.aggregate, ledger, memory.options.kappa)
+    weights = [slots[row].tolist()[slot] for slot in held]
     return ScopeReport(
         name=memory.names[row],
         parameters=len(memory.rows[row]),
@@ -125,10 +133,25 @@ def _describe_row(memory: Memory, row: int, state: State) -> ScopeReport:
         priorities=tuple(priorities[slot] for slot in held),
         accepted_share=counters[ACCEPTED] / counters[STEPS] if counters[STEPS] else float("nan"),
         oldest_used=counters[OLDEST_USED],
-        total_weight=total_weight(memory.options.aggregate, len(held), memory.options.kappa),
+        weights=tuple(weights),
+        total_weight=current[row].item() + sum(weights),
+        remark=_remark(current[row].item(), weights),
         bytes=sum(local(state[p][key]).nbytes for p in tensors for key in (SLOTS, SUM))
         + (sum(state[tensors[0]][key].nbytes for key in LEDGER_KEYS) if tensors else 0),
     )
+
+
+def _remark(current: float, weights: Sequence[float]) -> str:
+    """What the convergence theorem asks of weights, where it does not get it."""
+    smallest, total = min(current, *weights, 0.0), current + sum(weights)
+    if smallest < 0:
+        return (
+            f"the weight {smallest:.3g} is negative: the convergence theorem covers weights of at "
+            "least 0 only"
+        )
+    if total <= 0:
+        return f"the total weight is {total:.3g}: the convergence theorem needs a positive one"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,23 @@ from torch.optim import RMSprop
 from torch.optim.optimizer import ParamsT
 from torch.optim.rmsprop import rmsprop
 
-from gradmem.memory.options import Aggregate, MemoryOptions, Norm, PolicyName, Scope
+from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
 from gradmem.memory.sharding import locals_of
+from gradmem.optim.documentation import documented
 from gradmem.optim.plan import Group
 from gradmem.optim.shell import MemoryOptimizer
 
 
+@documented(base="RMSprop", base_bytes="4 to 12")
 class RMSprop_C(MemoryOptimizer, RMSprop):
     """RMSprop on the aggregate of the current gradient and remembered ones.
 
     u = aggregate(g, memory); then torch's RMSprop with u for its gradient.
 
-    The memory is combined as it stands before g is offered to it, so g never counts twice. A full
-    memory takes g only if its priority is strictly greater than the smallest, which it replaces.
+    {how_it_remembers}
 
     Args:
-        params: parameters, named parameters, or groups; groups may have options of their own.
+        {params}
         lr: learning rate, at least 0.
         alpha: decay of the mean square, at least 0.
         eps: added to the denominator, at least 0.
@@ -30,45 +31,21 @@ class RMSprop_C(MemoryOptimizer, RMSprop):
         momentum: at least 0.
         centered: divide by the standard deviation instead of the root mean square.
         capturable, foreach, maximize: as in torch;
-            ``differentiable=True`` is refused, as stored gradients are constants.
-        capacity: gradients kept, from 0; 0 gives exactly torch's RMSprop.
-        decay: factor in [0, 1] on every stored gradient's priority at every step.
-        aggregate: "mean" (g + kappa S) / (n + 1), "sum" g + kappa S / n, "mid"
-            (g + kappa S / n) / 2, with S the sum of the n stored gradients. "sum" has a total
-            weight of 1 + kappa: at kappa 1 it doubles the step.
-        kappa: weight of the memory, any finite number, negative too; 0 gives torch's RMSprop.
-        policy: "top_norm" keeps the largest decayed norms, "bottom_norm" the smallest norms, "fifo"
-            the last ones.
-        scope: what shares one decision per step: "model" (all groups of equal memory options),
-            "group" or "tensor".
-        norm: "l2", or "sum" of the tensors' own L2 norms.
-        max_age: steps after which a stored gradient is dropped, from 1; None for no limit.
+            {not_differentiable}
+        {memory_options}
 
-    State added to ``state[p]``, allocated once at the first gradient: ``memory_slots`` (capacity,
-    *shape) of the parameter's type, ``memory_sum`` (*shape) of float32 or wider, and the ledger,
-    equal in all parameters of a scope: ``memory_priority``, ``memory_norm`` (capacity,) float64,
-    ``memory_birth`` (capacity,) int64, ``memory_counters`` (4,) int64, ``memory_drift`` () float64.
+    {memory_state}
 
-    Bytes per float32 parameter element: 4 (capacity + 1) beside RMSprop's 4 to 12; see
-    `memory_bytes`.
+    {memory_bytes}
 
-    Raises:
-        OptionError: an option is out of range, unknown, or contradicts another.
-        OptionTypeError: an option is of the wrong type.
-        GradientError: a parameter or gradient is not a dense tensor.
+    {memory_errors}
 
-    Numerics: the aggregate is computed in float32 or wider and rounded once to the parameter's
-    type. The running sum is made anew from the slots when its rounding error passes 1e-6 of the
-    stored norms; on an accelerator, where asking would wait, every max(16, capacity) steps. Equal
-    devices and thread counts give equal bits, also after a resume. A step whose gradient is zero
-    or not finite leaves what is stored, and its priorities and ages, as they were.
+    {memory_numerics}
 
-    Departs from the authors' programs: the admission threshold is the exact minimum; the norm is
-    the L2 norm of the whole gradient unless ``norm="sum"``; zero, NaN and Inf are never stored; the
-    memory survives a resume.
+    {memory_departures}
 
-    Reference: McRae, Parthasarathi, Assran, Chandar, *Memory Augmented Optimizers for Deep
-    Learning*, ICLR 2022, arXiv 2106.10708; base rule: Tieleman and Hinton 2012.
+    {memory_reference}
+    Base rule: Tieleman and Hinton 2012.
 
     Example:
         >>> import torch
@@ -101,14 +78,15 @@ class RMSprop_C(MemoryOptimizer, RMSprop):
         decay: float = 0.7,
         aggregate: Aggregate = "mean",
         kappa: float = 1.0,
-        policy: PolicyName = "top_norm",
+        policy: Policy = "top_norm",
         scope: Scope = "model",
         norm: Norm = "l2",
         max_age: int | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age),
+            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
             lr=lr,
             alpha=alpha,
             eps=eps,

@@ -45,6 +45,9 @@ _RANGES: dict[str, _Range] = {
     "weight_decay": _NOT_NEGATIVE,
     "momentum": _NOT_NEGATIVE,
     "alpha": _NOT_NEGATIVE,
+    "momentum_decay": _NOT_NEGATIVE,
+    "lr_decay": _NOT_NEGATIVE,
+    "initial_accumulator_value": _NOT_NEGATIVE,
     "dampening": _Range(-math.inf, math.inf, "a finite number"),
 }
 
@@ -55,11 +58,8 @@ def check_base_options(options: Mapping[str, Any], where: str = "") -> None:
         if name in options:
             _check_number(name, options[name], allowed, where)
     if "betas" in options:
-        betas = options["betas"]
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise OptionTypeError(f"{where}betas must be two numbers in [0, 1), got {betas!r}")
-        for i, beta in enumerate(betas):
-            _check_number(f"betas[{i}]", beta, _BELOW_ONE, where)
+        # Adam's family, which has an eps, has two moments; AggMo any number of velocities.
+        _check_betas(options["betas"], 2 if "eps" in options else None, where)
     _check_combinations(options, where)
 
 
@@ -73,7 +73,7 @@ def checked_group(group: Any, index: int, defaults: Mapping[str, Any]) -> dict[s
             f"param group {index} must be a dict with the key 'params', got {type(group).__name__}"
         )
     where = f"param group {index}: "
-    _check_keys(group, defaults, where)
+    check_keys(group, defaults, where)
     options = {**defaults, **group}
     check_base_options(options, where)
     params = group["params"]
@@ -81,7 +81,7 @@ def checked_group(group: Any, index: int, defaults: Mapping[str, Any]) -> dict[s
         params = [params]
     if not isinstance(params, set):  # torch refuses a set, and says why
         params = list(params)
-        _check_parameters(params, options, where)
+        check_parameters(params, options, where)
     return {**group, **checked_options(options, where).as_group(), "params": params}
 
 
@@ -127,7 +127,8 @@ def checked_options(options: Mapping[str, Any], where: str) -> MemoryOptions:
         raise type(error)(f"{where}{error}") from None
 
 
-def _check_keys(group: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
+def check_keys(group: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
+    """Refuse a group without params, or with a key that no option has."""
     if "params" not in group:
         raise OptionError(f"{where}the key 'params' is missing; got {sorted(group)}")
     for key in group:
@@ -135,7 +136,18 @@ def _check_keys(group: Mapping[str, Any], defaults: Mapping[str, Any], where: st
             raise OptionError(f"{where}unknown key {key!r}; {hint(key, defaults)}")
 
 
-def _check_parameters(params: Sequence[Any], options: Mapping[str, Any], where: str) -> None:
+def check_refused(
+    group: Mapping[str, Any], defaults: Mapping[str, Any], refused: Mapping[str, str], where: str
+) -> None:
+    """Check that a group leaves the options off that a class refuses, with its reasons."""
+    for name, reason in refused.items():
+        value = group.get(name, defaults.get(name))
+        if value:
+            raise OptionError(f"{where}{name}={value!r} is refused: {reason}")
+
+
+def check_parameters(params: Sequence[Any], options: Mapping[str, Any], where: str) -> None:
+    """Check that a group's parameters, named or not, are of a kind a memory can hold."""
     seen: dict[Tensor, int] = {}
     for i, item in enumerate(params):
         p = item[1] if isinstance(item, tuple) else item
@@ -162,6 +174,15 @@ def _check_parameters(params: Sequence[Any], options: Mapping[str, Any], where: 
                 f"{where}fused=True needs floating-point parameters, but parameter {i} is "
                 f"{p.dtype}; leave fused=None"
             )
+
+
+def _check_betas(betas: Any, count: int | None, where: str) -> None:
+    listed = isinstance(betas, (tuple, list))
+    if not listed or not betas or count not in (None, len(betas)):
+        numbers = "two numbers" if count else "one number or more, in a tuple, each"
+        raise OptionTypeError(f"{where}betas must be {numbers} in [0, 1), got {betas!r}")
+    for i, beta in enumerate(betas):
+        _check_number(f"betas[{i}]", beta, _BELOW_ONE, where)
 
 
 def _check_number(name: str, value: Any, allowed: _Range, where: str) -> None:
@@ -192,8 +213,9 @@ def _check_combinations(options: Mapping[str, Any], where: str) -> None:
         )
     if options.get("fused") and options.get("foreach"):
         raise OptionError(f"{where}fused and foreach cannot both be True; set one of them")
-    tensor_lr = isinstance(options.get("lr"), Tensor)
-    if options.get("foreach") and tensor_lr and options.get("capturable") is False:
+    # torch refuses it for Adam and AdamW alone, which "amsgrad" tells from the others.
+    tensor_lr = isinstance(options.get("lr"), Tensor) and "amsgrad" in options
+    if options.get("foreach") and tensor_lr and not options.get("capturable"):
         raise OptionError(
             f"{where}a tensor lr with foreach=True needs capturable=True; use foreach=None, "
             "or a float lr"
