@@ -1,0 +1,1 @@
+"""Baselines that keep every term: SAG, SAGA and SVRG, for a finite sum."""
