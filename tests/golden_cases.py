@@ -177,7 +177,7 @@ def why_not_library(case):
     synced = hyper.get("synced", True)
     reasons = []
     if case["cls"] in ("Adam_CM", "SAGA"):
-        reasons.append(f"no such class: {case['cls']}")
+        reasons.append("cm_first_step_zero" if case["cls"] == "Adam_CM" else "saga_sign")
     if case["cls"] == "AggMo_C" and hyper["weight_decay"] != 0:
         reasons.append("aggmo_wd_twice")  # with kappa 0 as well, where the manifest is silent
     if not case["exact_min_matches"]:
