@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradmem.errors import OptionError, OptionTypeError, hint
-from gradmem.memory.ledger import Move
 from gradmem.memory.options import OPTION_NAMES, Aggregate, MemoryOptions, Norm, Policy, Scope
-from gradmem.memory.sharding import like, local
 from gradmem.optim import checkpoint, validation
 from gradmem.optim.documentation import documented
+from gradmem.optim.handover import Work, check_wrappable, combine_all, handed_over, own_options
 from gradmem.optim.holder import MemoryHolder
-from gradmem.optim.plan import Group, Memory, Portion
-from gradmem.optim.remember import (
-    Gradients,
-    attach,
-    check_gradients,
-    combined,
-    copied,
-    decide,
-    exchanging,
-    gradients_of,
-    retain,
-    retain_nothing,
-    slots_of,
-)
+from gradmem.optim.plan import Group
+from gradmem.optim.remember import check_gradients, exchanging, gradients_of
 from gradmem.optim.state import State
 
 _HOOKS = tuple(
@@ -65,8 +50,8 @@ class MemoryAugmented(MemoryHolder, Optimizer):
             the next step; a changed capacity, scope or norm is refused.
 
     {memory_state}
-    It is kept in this object's ``state``, apart from the wrapped one's, which no key is added to; a
-    ``state_dict`` has both, the options there as ``memory_capacity`` and so on.
+    It is kept apart from the optimizer's own state, in ``memory_state``; a ``state_dict`` has both,
+    the options there as ``memory_capacity`` and so on.
 
     Bytes per float32 parameter element: 4 (capacity + 1) beside what the optimizer has, and 4 more
     during a step, for the aggregates; see `memory_bytes`.
@@ -77,9 +62,9 @@ class MemoryAugmented(MemoryHolder, Optimizer):
         GradientError: a parameter or gradient is not a dense tensor.
 
     {memory_numerics}
-    With ``capacity=0`` or ``kappa=0`` every bit is the wrapped optimizer's. Around torch's SGD,
-    RMSprop, Adam or AdamW every bit is that of the named class, which needs no extra copy and goes
-    through the parameters in portions that stay in cache.
+    With ``capacity=0`` or ``kappa=0`` its step is called as it is, and every bit is its own. Around
+    torch's SGD, RMSprop, Adam or AdamW every bit is that of the named class, which needs no extra
+    copy and goes through the parameters in portions that stay in cache.
 
     Example:
         >>> import torch
@@ -96,6 +81,7 @@ class MemoryAugmented(MemoryHolder, Optimizer):
 
     optimizer: Optimizer
     memory_groups: list[Group]
+    memory_state: defaultdict[Tensor, dict[str, Any]]
     _memory_defaults: MemoryOptions
     # With this flag a GradScaler would hand over gradients that are still scaled.
     _step_supports_amp_scaling = False
@@ -115,15 +101,15 @@ class MemoryAugmented(MemoryHolder, Optimizer):
         *,
         groups: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        _check_wrappable(optimizer)
+        check_wrappable(optimizer)
         options = MemoryOptions(
             capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed
         )
-        own = _own_options(groups, len(optimizer.param_groups))
+        own = own_options(groups, len(optimizer.param_groups))
         self.__setstate__(
             {
                 "optimizer": optimizer,
-                "state": defaultdict(dict),
+                "memory_state": defaultdict(dict),
                 "memory_groups": [],
                 "_memory_defaults": options,
                 "_fixed": [],
@@ -146,6 +132,11 @@ class MemoryAugmented(MemoryHolder, Optimizer):
         defaults: dict[str, Any] = self.optimizer.defaults
         return defaults
 
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The wrapped optimizer's own, where other wrappers may put theirs."""
+        return self.optimizer.state
+
     def __getattr__(self, name: str) -> Any:
         if name == "optimizer":  # not there yet, while being unpickled or copied
             raise AttributeError(name)
@@ -166,7 +157,7 @@ class MemoryAugmented(MemoryHolder, Optimizer):
             OptionError: a memory option is out of range or unknown.
             GradientError: a parameter is of a kind the memory cannot hold.
         """
-        (chosen,) = _own_options([memory], 1)
+        (chosen,) = own_options([memory], 1)
         params = param_group["params"]
         params = [params] if isinstance(params, Tensor) else list(params)
         options = self._checked(params, chosen)
@@ -176,13 +167,12 @@ class MemoryAugmented(MemoryHolder, Optimizer):
     # The step -----------------------------------------------------------------------------------
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step and remember the gradient; ``p.grad`` is left as it was.
+        """Take one step and remember the gradient; each ``p.grad`` in a memory is left as it was.
 
         Args:
             closure: evaluates the model again and returns the loss; called once, here, and not
-                handed on.
+                handed on, unless every memory is switched off.
 
         Returns:
             What the closure returned, or None.
@@ -192,33 +182,37 @@ class MemoryAugmented(MemoryHolder, Optimizer):
             GradientError: a gradient is sparse. Nothing was changed.
             StepError: the closure is not callable, or calls step itself.
         """
+        if not self._current_plan().memories:
+            return self._step_optimizer(closure)
         loss = self._evaluate(closure)
-        plan = self._current_plan()
-        for memory in plan.memories:
-            check_gradients(memory)
-        works = [_combine_all(memory, self.state, gradients_of(memory)) for memory in plan.memories]
-        self._watch(works)
+        with torch.no_grad():
+            plan = self._current_plan()
+            for memory in plan.memories:
+                check_gradients(memory)
+            works = [combine_all(m, self.memory_state, gradients_of(m)) for m in plan.memories]
+            self._watch(works)
         updates = {p: u for _, parts, _ in works for part in parts for p, u in part.updates()}
-        with _handed_over(updates), torch.enable_grad():
+        with handed_over(updates):
             self._step_optimizer()
         del updates
-        with ExitStack() as stack:
+        with torch.no_grad(), ExitStack() as stack:
             for memory, parts, decision in works:
-                stack.enter_context(exchanging(memory, self.state, decision))
+                stack.enter_context(exchanging(memory, self.memory_state, decision))
                 for part in parts:
-                    part.exchange(memory, self.state)
+                    part.exchange(memory, self.memory_state)
         return loss
 
-    def _step_optimizer(self) -> None:
+    def _step_optimizer(self, closure: Callable[[], Any] | None = None) -> Any:
         """The class's step without the hooks, which are this object's and have been called."""
         step = type(self.optimizer).step
         if getattr(step, "hooked", False):
             step = vars(step)["__wrapped__"]
-        step(self.optimizer)
+        loss = step(self.optimizer) if closure is None else step(self.optimizer, closure)
         # What a scheduler that was given the wrapped optimizer looks for.
         vars(self.optimizer)["_opt_called"] = True
+        return loss
 
-    def _watch(self, works: Sequence[_Work]) -> None:
+    def _watch(self, works: Sequence[Work]) -> None:
         if self._observer is not None:
             for memory, parts, _ in works:
                 for part in parts:
@@ -230,18 +224,19 @@ class MemoryAugmented(MemoryHolder, Optimizer):
     def _memory_groups(self) -> list[Group]:
         """The memory's groups, after those of the wrapped optimizer, which may be given more."""
         lists = [group["params"] for group in self.optimizer.param_groups]
-        if [id(group["params"]) for group in self.memory_groups] != list(map(id, lists)):
-            known = {id(group["params"]): group for group in self.memory_groups}
+        own = [group["params"] for group in self.memory_groups]
+        if len(own) != len(lists) or any(a is not b for a, b in zip(own, lists, strict=True)):
+            known = {tuple(map(id, group["params"])): group for group in self.memory_groups}
             self.memory_groups, self._fixed = [], []
             for params in lists:
-                if id(params) in known:
-                    self._keep_memory_group(params, known[id(params)])
-                else:
+                if (group := known.get(tuple(map(id, params)))) is None:
                     self._add_memory_group(params, {})
+                else:
+                    self._keep_memory_group(params, group)
         return self.memory_groups
 
     def _memory_state(self) -> State:
-        return self.state
+        return self.memory_state
 
     def _add_memory_group(self, params: list[Tensor], chosen: Mapping[str, Any]) -> None:
         self._keep_memory_group(params, self._checked(params, chosen))
@@ -260,13 +255,16 @@ class MemoryAugmented(MemoryHolder, Optimizer):
     # Checkpoints --------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("optimizer", "state", "memory_groups", "_memory_defaults", "_fixed")
+        names = ("optimizer", "memory_state", "memory_groups", "_memory_defaults", "_fixed")
         return {name: self.__dict__[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # One set of hooks: a hook given to either of the two is called once a step.
-        hooks = {name: getattr(state["optimizer"], name) for name in _HOOKS}
-        super().__setstate__({**state, **hooks})
+        # One set of hooks: a hook given to either of the two is called once a step. Not torch's
+        # __setstate__, which would add an option to the wrapped optimizer's defaults.
+        base = state["optimizer"]
+        hooks = {name: getattr(base, name, OrderedDict()) for name in _HOOKS}
+        self.__dict__.update({**state, **hooks})
+        self._patch_step_function()
         self._plan = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -275,7 +273,8 @@ class MemoryAugmented(MemoryHolder, Optimizer):
         Raises:
             CheckpointError: the wrapped optimizer's has another form than torch's.
         """
-        return checkpoint.joined(self.optimizer.state_dict(), self._memory_groups(), self.state)
+        base = self.optimizer.state_dict()
+        return checkpoint.joined(base, self._memory_groups(), self.memory_state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint, or one of the wrapped optimizer alone: the memory is then empty.
@@ -289,119 +288,9 @@ class MemoryAugmented(MemoryHolder, Optimizer):
         loading = checkpoint.Loading(groups)
         options = loading.take_memory(memory)["param_groups"]
         self.optimizer.load_state_dict(base)
+        groups = self._memory_groups()
         for group, saved in zip(groups, options, strict=True):
             group.update({name: saved[name] for name in OPTION_NAMES})
-        self.state = defaultdict(dict)
-        loading.restore_memory(groups, self.state)
+        self.memory_state = defaultdict(dict)
+        loading.restore_memory(groups, self.memory_state)
         self._plan = None
-
-
-class _Part(NamedTuple):
-    """The parameters of a portion, and what this step does with those that have a gradient."""
-
-    portion: Portion
-    move: Move
-    params: list[Tensor]
-    grads: list[Tensor]
-    kept: list[tuple[Tensor, Tensor]]
-    combined: list[Tensor]
-
-    def updates(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for p, update in zip(self.params, self.combined, strict=True):
-            yield p, like(p, update)
-
-    def exchange(self, memory: Memory, state: State) -> None:
-        for p, (slots, total) in zip(self.params, self.kept, strict=True):
-            attach(memory, self.portion.row, state, p, slots, total)
-        held = [local(slots) for slots, _ in self.kept]
-        sums = [local(total) for _, total in self.kept]
-        retain(held, sums, self.grads, self.move)
-        present = set(self.params)
-        absent = [p for p in self.portion.parameters if p not in present]
-        retain_nothing(absent, state, self.move)
-
-
-_Work = tuple[Memory, list[_Part], Any]
-
-
-def _combine_all(memory: Memory, state: State, grads: Gradients) -> _Work:
-    """Updates for all parameters of a memory that have a gradient; changes nothing."""
-    decision = decide(memory, state, grads)
-    parts = [
-        _combine(memory, portion, decision.moves[portion.row], state, grads)
-        for portion in memory.portions
-    ]
-    return memory, parts, decision
-
-
-def _combine(memory: Memory, portion: Portion, move: Move, state: State, grads: Gradients) -> _Part:
-    present = [i for i, p in enumerate(portion.parameters) if p in grads]
-    params = [portion.parameters[i] for i in present]
-    own = [grads[p] for p in params]
-    kept = [slots_of(p, state, memory.options.capacity) for p in params]
-    # New tensors at every step, not scratch: an optimizer may keep what it finds in p.grad.
-    narrow = [torch.empty_like(local(p)) for p in params]
-    same = portion.narrow is portion.wide
-    wide = narrow if same else [portion.wide[i] for i in present]
-    updates = own
-    if params:
-        slots, sums = [local(s) for s, _ in kept], [local(s) for _, s in kept]
-        updates = combined(narrow, wide, own, slots, sums, move)
-        # Never the gradients themselves: an optimizer may write into p.grad.
-        updates = copied(narrow, own) if updates is own else updates
-    return _Part(portion, move, params, own, kept, updates)
-
-
-@contextmanager
-def _handed_over(updates: Mapping[Tensor, Tensor]) -> Iterator[None]:
-    """A block in which every ``p.grad`` is its update."""
-    grads = {p: p.grad for p in updates}
-    try:
-        for p, update in updates.items():
-            p.grad = update
-        yield
-    finally:
-        for p, grad in grads.items():
-            p.grad = grad
-
-
-def _check_wrappable(optimizer: Any) -> None:
-    kind = type(optimizer).__name__
-    if not isinstance(optimizer, Optimizer):
-        raise OptionTypeError(
-            f"optimizer must be a torch.optim.Optimizer that was made already, got {optimizer!r}"
-            if isinstance(optimizer, type)
-            else f"optimizer must be a torch.optim.Optimizer, got one of type {kind}"
-        )
-    if isinstance(optimizer, MemoryHolder):
-        raise OptionError(f"the optimizer, {kind}, has a memory already; wrap one without")
-    parameters = inspect.signature(type(optimizer).step).parameters.values()
-    needed = [
-        p.name
-        for p in list(parameters)[1:]
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    if needed:
-        raise OptionError(
-            f"{kind}.step needs {', '.join(needed)}: an optimizer that evaluates the model itself "
-            "would mix gradients of different points in the memory; wrap one whose step() needs "
-            "no argument"
-        )
-
-
-def _own_options(groups: Any, count: int) -> list[dict[str, Any]]:
-    """The options of each group, their names checked."""
-    if groups is None:
-        return [{} for _ in range(count)]
-    if len(groups) != count:
-        raise OptionError(
-            f"groups must have one mapping for each of the optimizer's {count} param groups, got "
-            f"{len(groups)}; write an empty one for a group that has the common options"
-        )
-    for i, group in enumerate(groups):
-        for name in group:
-            if name not in OPTION_NAMES:
-                raise OptionError(
-                    f"param group {i}: unknown memory option {name!r}; {hint(name, OPTION_NAMES)}"
-                )
-    return [dict(group) for group in groups]

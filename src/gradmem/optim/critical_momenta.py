@@ -145,12 +145,15 @@ class Adam_CM(_CriticalAdam):
         betas: decay of the first and second moment, each in [0, 1).
         eps: added to the denominator, at least 0.
         weight_decay: L2 penalty, at least 0; added to a, never stored.
+        decoupled_weight_decay: take the weight decay from the parameter, as `AdamW_CM` does.
         amsgrad, maximize, capturable: as in torch. foreach makes no difference; ``fused=True`` is
             refused, as torch's kernel makes the momentum and the step in one;
             {not_differentiable}
         {memory_options}
 
     With an empty memory the rule is not Adam's, whose v sees g^2 and not m^2; switched off, it is.
+    So the first step goes lr / (1 - beta1) far; the others come down to lr as 1 - beta1^t rises.
+    Policies that compare directions compare g with the mean of the stored momenta.
 
     {memory_state}
 
@@ -245,6 +248,8 @@ class AdamW_CM(_CriticalAdam, AdamW):
         {memory_options}
 
     With an empty memory the rule is not AdamW's, whose v sees g^2 and not m^2; switched off, it is.
+    So the first step goes lr / (1 - beta1) far; the others come down to lr as 1 - beta1^t rises.
+    Policies that compare directions compare g with the mean of the stored momenta.
 
     {memory_state}
 
@@ -335,6 +340,9 @@ class SGD_CM(SGDRule):
             ahead along a momentum that is not stepped along;
             {not_differentiable}
         {memory_options}
+
+    Momenta that come late overshoot: on a quadratic, momentum 0.9 bears a hundredth of SGD's
+    largest rate. Policies that compare directions compare g with the mean of the stored momenta.
 
     {memory_state}
 
