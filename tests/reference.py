@@ -293,7 +293,7 @@ class Twin(BaseRules):
         return smallest(ledger) if self.draw(ledger, options) < probability else None
 
     def draw(self, ledger, options):
-        """The number in [0, 1) of this ledger and step: four rounds of SplitMix64's finaliser."""
+        """The number in [0, 1) of this ledger and step: three rounds of SplitMix64's finaliser."""
         bits = splitmix(options["seed"] * GOLDEN + ledger.members[0])
         bits = splitmix(bits + ledger.step)
         return (splitmix(bits) >> 11) / 2**53

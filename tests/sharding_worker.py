@@ -28,6 +28,12 @@ CASES = [
     ("adamw_c", {"capacity": 3, "scope": "tensor", "norm": "sum", "max_age": 2}),
     ("sgd_c", {"capacity": 3, "momentum": 0.9, "policy": "fifo"}),
     ("rmsprop_c", {"capacity": 3, "scope": "group", "norm": "sum", "centered": True}),
+    ("nadam_c", {"capacity": 3, "aggregate": "sum", "policy": "cosine_similar", "seed": 7}),
+    ("radam_c", {"capacity": 3, "betas": (0.8, 0.9), "policy": "reservoir", "aggregate": "max"}),
+    ("adagrad_c", {"capacity": 3, "decay": 0.9, "initial_accumulator_value": 0.1}),
+    ("aggmo_c", {"capacity": 3, "weight_decay": 0.1}),
+    ("adam_cm", {"capacity": 3, "decay": 0.95, "amsgrad": True, "aggregate": "max_mean"}),
+    ("sgd_cm", {"capacity": 3, "scope": "tensor", "policy": "cosine_diverse"}),
 ]
 
 
@@ -84,6 +90,21 @@ def check(name: str, options: dict, folder: str) -> None:
             assert torch.equal(full(value), full(resumed.state[q][key])), key
 
 
+def check_aggmo_alone() -> None:
+    plain, model = build(), build()
+    fully_shard(model)
+    reference = gradmem.AggMo(plain.parameters(), lr=0.01)
+    optimizer = gradmem.AggMo(model.parameters(), lr=0.01)
+    train(plain, reference, range(STEPS))
+    train(model, optimizer, range(STEPS))
+    for p, q in zip(plain.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(q.full_tensor(), p.detach(), rtol=1e-10, atol=1e-12)
+        velocity = optimizer.state[q]["velocity"]
+        assert velocity.to_local().shape[1:] == q.to_local().shape
+        expected = reference.state[p]["velocity"]
+        torch.testing.assert_close(velocity.full_tensor(), expected, rtol=1e-10, atol=1e-12)
+
+
 def check_partial_gradients() -> None:
     """A gradient that is still a sum over the ranks is summed first, as torch's optimizers do."""
     mesh = init_device_mesh("cpu", (WORLD,))
@@ -126,6 +147,7 @@ def worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD)
     for name, options in CASES:
         check(name, options, folder)
+    check_aggmo_alone()
     check_partial_gradients()
     check_two_dimensional()
     dist.barrier()

@@ -27,7 +27,8 @@ from gradmem.optim.adam import Adam_C, AdamW_C
 from gradmem.optim.aggmo import AggMo, AggMo_C
 from gradmem.optim.augmented import MemoryAugmented
 from gradmem.optim.checkpoint import forget_memory
-from gradmem.optim.critical_momenta import SGD_CM, Adam_CM, AdamW_CM
+from gradmem.optim.critical_momenta import Adam_CM, AdamW_CM
+from gradmem.optim.critical_sgd import SGD_CM
 from gradmem.optim.full_history.sag import SAG, SAGA
 from gradmem.optim.full_history.svrg import SVRG
 from gradmem.optim.full_history.table import table_bytes

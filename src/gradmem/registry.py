@@ -11,7 +11,8 @@ from gradmem.errors import OptionError, OptionTypeError, hint
 from gradmem.optim.adagrad import Adagrad_C
 from gradmem.optim.adam import Adam_C, AdamW_C
 from gradmem.optim.aggmo import AggMo_C
-from gradmem.optim.critical_momenta import SGD_CM, Adam_CM, AdamW_CM
+from gradmem.optim.critical_momenta import Adam_CM, AdamW_CM
+from gradmem.optim.critical_sgd import SGD_CM
 from gradmem.optim.nadam import NAdam_C
 from gradmem.optim.radam import RAdam_C
 from gradmem.optim.rmsprop import RMSprop_C

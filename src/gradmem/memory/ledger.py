@@ -24,7 +24,7 @@ class Ledger:
 
     Attributes:
         priority: (R, C) float64, decayed; 0 where empty.
-        norm: (R, C) float64, the norm each stored gradient came with; 0 where empty.
+        norm: (R, C) float64, the norm of what each slot holds; 0 where empty.
         birth: (R, C) int64, the step each was stored at, from 1; 0 where empty.
         counters: (R, 4) int64: steps seen, gradients accepted, largest age ever used, calls.
         drift: (R,) float64, squared rounding error estimated in the running sum.

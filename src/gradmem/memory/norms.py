@@ -77,7 +77,10 @@ def squared_norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
 def _dot(one: Tensor, other: Tensor, device: torch.device) -> Tensor:
     """Inner product in float32 or wider by blocks, their sum in float64."""
     if one.is_complex():
-        one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other)
+        one, other = (
+            torch.view_as_real(one.resolve_conj()),
+            torch.view_as_real(other.resolve_conj()),
+        )
     dtype = torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
     if one.stride() == other.stride():
         one, other = flat(one), flat(other)

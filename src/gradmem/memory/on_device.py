@@ -26,11 +26,21 @@ class Decision(NamedTuple):
     write: Tensor
     slot: Tensor
     priority: Tensor
-    norm: Tensor
+    size: Tensor
 
 
-def decide(ledger: Ledger, offer: Offer, options: MemoryOptions, *, renew: bool) -> Decision:
-    """What this step does with the offered gradients, one a ledger; changes nothing."""
+def decide(
+    ledger: Ledger,
+    offer: Offer,
+    options: MemoryOptions,
+    size: Tensor | None = None,
+    *,
+    renew: bool,
+) -> Decision:
+    """What this step does with the offered gradients, one a ledger; changes nothing.
+
+    `size` is the norm of what would be stored, (R,), if it is not the gradient.
+    """
     seen = torch.isfinite(offer.norm) & (offer.norm > 0)
     slot, free = _free_slot(ledger.birth, offer.step, options.max_age)
     choice = ask(options.policy, offer, ledger)
@@ -42,7 +52,7 @@ def decide(ledger: Ledger, offer: Offer, options: MemoryOptions, *, renew: bool)
         Move(current, stored, slots, where, when, renew)
         for current, stored, slots, where, when in zip(*columns, strict=True)
     ]
-    return Decision(moves, seen, write, slot, choice.priority, offer.norm)
+    return Decision(moves, seen, write, slot, choice.priority, offer.norm if size is None else size)
 
 
 def _weights(ledger: Ledger, options: MemoryOptions) -> tuple[Sequence[Any], ...]:
@@ -61,10 +71,10 @@ def commit(ledger: Ledger, decision: Decision, decay: float) -> None:
     births = torch.where(ledger.birth > 0, ledger.birth, step[:, None])
     oldest = torch.maximum(ledger.counters[:, OLDEST_USED], step - births.min(dim=1).values)
     _enter(ledger.priority, decision, decision.priority)
-    _enter(ledger.norm, decision, decision.norm)
+    _enter(ledger.norm, decision, decision.size)
     _enter(ledger.birth, decision, step)
     # Not torch.where(seen, decay, 1.0): of two Python numbers it makes a float32.
-    factor = torch.ones_like(decision.norm).masked_fill_(decision.seen, decay)
+    factor = torch.ones_like(decision.size).masked_fill_(decision.seen, decay)
     ledger.priority.mul_(factor[:, None])
     seen = decision.seen.to(torch.int64)
     older = (oldest - ledger.counters[:, OLDEST_USED]) * seen

@@ -27,9 +27,12 @@ TOLERANCE = 1e-6
 
 @dataclass(slots=True)
 class Row:
-    """One ledger's numbers, and the gradient it is offered: its norm and what the policy says."""
+    """One ledger's numbers, and what it is offered: the gradient's norm, the norm of what would be
+    stored, and what the policy says.
+    """
 
     offered: float
+    size: float
     priority: float
     slot: int
     accept: bool
@@ -63,11 +66,17 @@ class Decision:
         self.moves = moves
 
 
-def decide(ledger: Ledger, offer: Offer, options: MemoryOptions) -> Decision:
-    """What this step does with the offered gradients, one a ledger; changes nothing."""
+def decide(
+    ledger: Ledger, offer: Offer, options: MemoryOptions, size: Tensor | None = None
+) -> Decision:
+    """What this step does with the offered gradients, one a ledger; changes nothing.
+
+    `size` is the norm of what would be stored, (R,), if it is not the gradient.
+    """
     choice = ask(options.policy, offer, ledger)
+    sizes = offer.norm if size is None else size
     tables = (ledger.priority, ledger.norm, ledger.birth, ledger.counters, ledger.drift)
-    columns = (tensor.tolist() for tensor in (offer.norm, *choice, *tables))
+    columns = (tensor.tolist() for tensor in (offer.norm, sizes, *choice, *tables))
     rows = [Row(*numbers) for numbers in zip(*columns, strict=True)]
     if not isinstance(options.policy, str):
         _check_choices(rows, options)
@@ -113,10 +122,10 @@ def _weights(
 def _check_choices(rows: list[Row], options: MemoryOptions) -> None:
     """What a user's policy said of gradients that are seen."""
     for row in rows:
-        if row.seen and math.isnan(row.priority):
+        if row.seen and not math.isfinite(row.priority):
             raise StepError(
-                f"the policy {options.policy!r} returned the priority nan for a "
-                f"gradient of norm {row.offered:g}; a priority must be a number"
+                f"the policy {options.policy!r} returned the priority {row.priority} for a "
+                f"gradient of norm {row.offered:g}; a priority must be a finite number"
             )
         if row.seen and not 0 <= row.slot < options.capacity:
             raise StepError(
@@ -155,7 +164,7 @@ def _commit_row(row: Row, move: Move, decay: float) -> None:
     row.counters[OLDEST_USED] = max(row.counters[OLDEST_USED], row.step - oldest)
     if move.write:
         row.priorities[move.slot] = row.priority
-        row.norms[move.slot] = row.offered
+        row.norms[move.slot] = row.size
         row.births[move.slot] = row.step
         row.counters[ACCEPTED] += 1
     row.priorities = [priority * decay for priority in row.priorities]
@@ -169,7 +178,7 @@ def _drifts(row: Row, slot: int) -> bool:
     length for gradients that point every way.
     """
     squares = [norm * norm for norm in row.norms]
-    before, old, new = sum(squares), squares[slot], row.offered * row.offered
+    before, old, new = sum(squares), squares[slot], row.size * row.size
     squares[slot] = 0.0
     after = sum(squares) + new
     row.drift += UNIT_ROUNDOFF**2 * (old + new + before + after)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -59,9 +59,9 @@ class MemoryOptions:
 
     capacity: int = 10
     decay: float = 0.7
-    aggregate: Aggregate = "mean"
+    aggregate: Aggregate = field(default="mean", hash=False)
     kappa: float = 1.0
-    policy: Policy = "top_norm"
+    policy: Policy = field(default="top_norm", hash=False)
     scope: Scope = "model"
     norm: Norm = "l2"
     max_age: int | None = None

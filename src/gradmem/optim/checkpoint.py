@@ -165,6 +165,7 @@ class Loading:
     def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
         self.groups = groups
         self.kept: dict[int, dict[str, Tensor]] = {}
+        self.functions: list[dict[str, Any]] = []
 
     def take_memory(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         """Check the state_dict and return it without its memory, nothing being changed."""
@@ -191,12 +192,19 @@ class Loading:
         for group in merged:
             if group["scope"] != "tensor":
                 find_row(group["params"], state_dict["state"])  # raises if they do not agree
-        return {**forget_memory(state_dict), "param_groups": merged}
+        self.functions = [
+            {option: group[option] for option in FUNCTIONS if callable(group[option])}
+            for group in merged
+        ]
+        # Without the functions themselves, of which torch would make deep copies.
+        return {**forget_memory(state_dict), **named({"param_groups": merged})}
 
     def restore_memory(
-        self, groups: Sequence[Mapping[str, Any]], state: MutableMapping[Tensor, dict[str, Any]]
+        self, groups: Sequence[dict[str, Any]], state: MutableMapping[Tensor, dict[str, Any]]
     ) -> None:
         """Give every parameter its memory back, exactly as saved, as a copy of its own."""
+        for group, own in zip(groups, self.functions, strict=True):
+            group.update(own)
         parameters = [p for group in groups for p in group["params"]]
         for i, memory in self.kept.items():
             p = parameters[i]

@@ -1,4 +1,4 @@
-"""SGD_CM, Adam_CM and AdamW_CM: a memory of momenta, ranked by the gradient each was made with."""
+"""Adam_CM and AdamW_CM: a memory of momenta, ranked by the gradient each was made with."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.optim import AdamW
 from torch.optim.optimizer import ParamsT
 
 from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
-from gradmem.memory.sharding import like, local, locals_of
+from gradmem.memory.sharding import locals_of
 from gradmem.optim.adam import AdamRule
 from gradmem.optim.documentation import documented
-from gradmem.optim.plan import Group
-from gradmem.optim.sgd import SGDRule
-from gradmem.optim.state import State
+from gradmem.optim.plan import Group, Memory
+from gradmem.optim.remember import Gradients
+from gradmem.optim.shell import MemoryOptimizer
 
-_NO_KERNEL = "torch's kernel makes the momentum and the step in one, the memory comes between them"
+NO_KERNEL = "torch's kernel makes the momentum and the step in one, the memory comes between them"
 
 
 def _real(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -31,7 +31,7 @@ def _on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _number(value: float | Tensor) -> float | Tensor:
+def number(value: float | Tensor) -> float | Tensor:
     """An option that may be a tensor: a number if it is on the host, else without dimensions."""
     if not isinstance(value, Tensor):
         return value
@@ -46,18 +46,12 @@ def _correction(beta: float, step: Tensor) -> float | Tensor:
     return correction
 
 
-def _along_gradients(group: Group, momenta: list[Tensor]) -> list[Tensor]:
+def along_gradients(group: Group, momenta: list[Tensor]) -> list[Tensor]:
     """Momenta in the gradients' direction, or out of it: with maximize torch keeps their negatives.
 
-    What is remembered goes with the gradients, so that a policy can compare the two.
+    What is remembered goes with the gradients, as in all classes.
     """
     return list(torch._foreach_neg(momenta)) if group["maximize"] else momenta
-
-
-def _entries(state: State, key: str, params: Sequence[Tensor]) -> dict[Tensor, Tensor]:
-    """This rank's part of a state entry, of the parameters that have it."""
-    entries = {p: state[p].get(key) for p in params if p in state}
-    return {p: local(entry) for p, entry in entries.items() if entry is not None}
 
 
 def critical_adam(
@@ -89,16 +83,31 @@ def critical_adam(
     torch._foreach_add_(params, changes)
 
 
-class _CriticalAdam(AdamRule):
-    """The rule that Adam_CM and AdamW_CM share; switched off, torch's own."""
+class CriticalMomenta(MemoryOptimizer):
+    """Put before a rule, it has momenta remembered; `_update` then goes along their aggregate."""
 
-    _refused: ClassVar[Mapping[str, str]] = {"fused": _NO_KERNEL}
+    _refused: ClassVar[Mapping[str, str]] = {"fused": NO_KERNEL}
+
+    def _momenta(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
+        """The momenta of ``group["params"]``, after these gradients went into them."""
+        raise NotImplementedError
+
+    def _offered(self, memory: Memory, grads: Gradients) -> Gradients:
+        offered: dict[Tensor, Tensor] = {}
+        for portion in memory.portions:
+            params = [p for p in portion.parameters if p in grads]
+            if params:
+                group = {**self.param_groups[portion.group], "params": params}
+                momenta = self._momenta(group, [grads[p] for p in params])
+                offered.update(zip(params, momenta, strict=True))
+        return offered
 
     def _update_plain(self, group: Group, grads: list[Tensor]) -> None:
         super()._update(group, grads)
 
-    def _carried(self, params: Sequence[Tensor]) -> dict[Tensor, Tensor]:
-        return _entries(self.state, "exp_avg", params)
+
+class _CriticalAdam(CriticalMomenta, AdamRule):
+    """The rule that Adam_CM and AdamW_CM share; switched off, torch's own."""
 
     def _state_lists(self, group: Group) -> list[list[Tensor]]:
         """This rank's parameters, momenta, squares, maxima and step counts, made if need be."""
@@ -107,18 +116,18 @@ class _CriticalAdam(AdamRule):
         del lists[1]  # gradients
         return [locals_of(tensors) for tensors in lists]
 
-    def _offered(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
+    def _momenta(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
         momenta = self._state_lists(group)[1]
         sign = -1.0 if group["maximize"] else 1.0
         beta1 = float(group["betas"][0])
         torch._foreach_mul_(momenta, beta1)
         torch._foreach_add_(momenta, grads, alpha=sign * (1.0 - beta1))
-        return _along_gradients(group, momenta)
+        return along_gradients(group, momenta)
 
     def _update(self, group: Group, updates: list[Tensor]) -> None:
         params, _, *moments = self._state_lists(group)
-        decay, lr = group["weight_decay"], _number(group["lr"])
-        updates = _along_gradients(group, updates)
+        decay, lr = group["weight_decay"], number(group["lr"])
+        updates = along_gradients(group, updates)
         if decay != 0 and group["decoupled_weight_decay"]:
             torch._foreach_mul_(params, 1 - lr * decay)
         elif decay != 0:
@@ -153,7 +162,7 @@ class Adam_CM(_CriticalAdam):
 
     With an empty memory the rule is not Adam's, whose v sees g^2 and not m^2; switched off, it is.
     So the first step goes lr / (1 - beta1) far; the others come down to lr as 1 - beta1^t rises.
-    Policies that compare directions compare g with the mean of the stored momenta.
+    Policies that compare directions or norms compare momenta.
 
     {memory_state}
 
@@ -249,7 +258,7 @@ class AdamW_CM(_CriticalAdam, AdamW):
 
     With an empty memory the rule is not AdamW's, whose v sees g^2 and not m^2; switched off, it is.
     So the first step goes lr / (1 - beta1) far; the others come down to lr as 1 - beta1^t rises.
-    Policies that compare directions compare g with the mean of the stored momenta.
+    Policies that compare directions or norms compare momenta.
 
     {memory_state}
 
@@ -316,121 +325,3 @@ class AdamW_CM(_CriticalAdam, AdamW):
             differentiable=differentiable,
             fused=fused,
         )
-
-
-@documented(base="SGD", base_bytes="4")
-class SGD_CM(SGDRule):
-    """SGD with critical momenta: the idea of `Adam_CM` without the second moment.
-
-    m = momentum m + (1 - dampening) g, m = g at first; a = aggregate(m, memory), by default
-    m + kappa times the mean of the stored momenta; the memory is offered m, ranked by the norm of
-    g; x -= lr a.
-
-    {how_it_remembers}
-
-    Args:
-        {params}
-        lr: learning rate, at least 0; a tensor is allowed as in torch.
-        momentum: at least 0; at 0 the rule is that of SGD_C.
-        dampening: any finite number.
-        weight_decay: L2 penalty, at least 0; added to a, never in the momentum. (Switched off, the
-            rule is torch's, which puts it there.)
-        maximize: as in torch. foreach makes no difference; ``fused=True`` is refused, as torch's
-            kernel makes the momentum and the step in one; there is no nesterov, which would look
-            ahead along a momentum that is not stepped along;
-            {not_differentiable}
-        {memory_options}
-
-    Momenta that come late overshoot: on a quadratic, momentum 0.9 bears a hundredth of SGD's
-    largest rate. Policies that compare directions compare g with the mean of the stored momenta.
-
-    {memory_state}
-
-    {memory_bytes}
-
-    {memory_errors}
-
-    {memory_numerics}
-
-    Reference: the authors of critical momenta have Adam alone; Malviya and others, TMLR 2024, arXiv
-    2307.09638, see `Adam_CM`.
-
-    Example:
-        >>> import torch
-        >>> from gradmem import SGD_CM
-        >>> model = torch.nn.Linear(4, 1)
-        >>> optimizer = SGD_CM(model.parameters(), lr=0.01, momentum=0.9, capacity=5)
-        >>> for _ in range(3):
-        ...     optimizer.zero_grad()
-        ...     model(torch.ones(8, 4)).square().mean().backward()
-        ...     optimizer.step()
-        >>> optimizer.memory_report().scopes[0].occupied
-        3
-    """
-
-    _refused: ClassVar[Mapping[str, str]] = {
-        "fused": _NO_KERNEL,
-        "nesterov": "it would look ahead along a momentum that is not stepped along",
-    }
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        momentum: float = 0.9,
-        dampening: float = 0,
-        weight_decay: float | Tensor = 0,
-        *,
-        capacity: int = 5,
-        decay: float = 0.7,
-        aggregate: Aggregate = "sum",
-        kappa: float = 1.0,
-        policy: Policy = "top_norm",
-        scope: Scope = "model",
-        norm: Norm = "l2",
-        max_age: int | None = None,
-        seed: int = 0,
-        maximize: bool = False,
-        foreach: bool | None = None,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
-            lr=lr,
-            momentum=momentum,
-            dampening=dampening,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            foreach=foreach,
-            differentiable=differentiable,
-            fused=fused,
-        )
-
-    def _update_plain(self, group: Group, grads: list[Tensor]) -> None:
-        super()._update(group, grads)
-
-    def _carried(self, params: Sequence[Tensor]) -> dict[Tensor, Tensor]:
-        return _entries(self.state, "momentum_buffer", params)
-
-    def _offered(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
-        if group["momentum"] == 0:
-            return grads
-        momenta = []
-        for p, grad in zip(group["params"], _along_gradients(group, grads), strict=True):
-            if self.state[p].get("momentum_buffer") is None:
-                self.state[p]["momentum_buffer"] = like(p, grad.clone())
-            else:
-                momentum = local(self.state[p]["momentum_buffer"])
-                momentum.mul_(group["momentum"]).add_(grad, alpha=1 - group["dampening"])
-            momenta.append(local(self.state[p]["momentum_buffer"]))
-        return _along_gradients(group, momenta)
-
-    def _update(self, group: Group, updates: list[Tensor]) -> None:
-        params = locals_of(group["params"])
-        decay, lr = _number(group["weight_decay"]), _number(group["lr"])
-        updates = _along_gradients(group, updates)
-        if decay != 0:
-            updates = list(torch._foreach_add(updates, torch._foreach_mul(params, decay)))
-        torch._foreach_add_(params, torch._foreach_mul(updates, -lr))

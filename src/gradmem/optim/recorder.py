@@ -216,7 +216,10 @@ class _Watched:
     ) -> None:
         """The norm of the gradients; their square, their product with the updates, whose square."""
         device, l2 = self.memory.ledger.priority.device, self.memory.options.norm == "l2"
-        own, given = dict(zip(params, grads, strict=True)), dict(zip(params, updates, strict=True))
+        own, given = (
+            {p: tensor.resolve_conj() for p, tensor in zip(params, tensors, strict=True)}
+            for tensors in (grads, updates)
+        )
         numbers = [ledger_norms([params], own, device, l2=l2)]
         for one, other in ((own, own), (own, given), (given, given)):
             numbers.append(ledger_dots([params], one, other, device))

@@ -52,34 +52,38 @@ def gradients_of(memory: Memory) -> dict[Tensor, Tensor]:
 
 
 def decide(
-    memory: Memory, state: State, grads: Gradients, carried: Gradients | None = None
+    memory: Memory, state: State, grads: Gradients, offered: Gradients | None = None
 ) -> Decision:
     """What this step will do, a move for every row.
 
-    `carried` goes into what is stored: where it is not finite, the gradient counts as such.
+    Gradients are ranked by their norms. `offered` is what would be stored, if it is not they: where
+    it is not finite, the gradient counts as such.
     """
     if memory.check_ages:
         _drop_expired(memory, state)
     ledger, options = memory.ledger, memory.options
     device, l2 = ledger.priority.device, options.norm == "l2"
-    norm = ledger_norms(memory.rows, grads, device, l2=l2)
-    if carried:
-        before = ledger_norms(memory.rows, carried, device, l2=True)
-        norm = norm.masked_fill(~torch.isfinite(before), torch.nan)
+    norm = size = ledger_norms(memory.rows, grads, device, l2=l2)
+    if offered is None:
+        offered = grads
+    if offered is not grads:
+        size = ledger_norms(memory.rows, offered, device, l2=l2)
+        norm = norm.masked_fill(~torch.isfinite(size), torch.nan)
     offer = Offer(
         norm,
         ledger.step,
         seed=options.seed,
         stream=memory.stream,
-        directions=lambda: _directions(memory, state, grads),
+        directions=lambda: _directions(memory, state, offered),
     )
     if memory.on_host:
-        return on_host.decide(ledger, offer, options)
+        return on_host.decide(ledger, offer, options, size)
     # The host cannot know how much the sums have drifted without waiting: renew them regularly,
     # often enough that the cost stays one read a step, always inside a captured graph.
     captured = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
     period = 1 if captured else max(16, options.capacity)
-    return on_device.decide(ledger, offer, options, renew=memory.calls % period == period - 1)
+    renew = memory.calls % period == period - 1
+    return on_device.decide(ledger, offer, options, size, renew=renew)
 
 
 @contextmanager
@@ -164,14 +168,14 @@ def retain_nothing(params: Sequence[Tensor], state: State, move: Move) -> None:
         retain(slots, sums, [s.new_zeros(()).expand(s.shape[1:]) for s in slots], move)
 
 
-def _directions(memory: Memory, state: State, grads: Gradients) -> Directions:
+def _directions(memory: Memory, state: State, offered: Gradients) -> Directions:
     rows, device = memory.rows, memory.ledger.priority.device
     held = (p for row in rows for p in row if holds_memory(state, p))
     sums = {p: local(state[p][SUM]) for p in held}
     n = memory.ledger.count.clamp(min=1)
     return Directions(
-        gradient=ledger_dots(rows, grads, grads, device),
-        both=ledger_dots(rows, grads, sums, device) / n,
+        gradient=ledger_dots(rows, offered, offered, device),
+        both=ledger_dots(rows, offered, sums, device) / n,
         mean=ledger_dots(rows, sums, sums, device) / n**2,
     )
 

@@ -143,15 +143,13 @@ def _describe_row(memory: Memory, row: int, state: State) -> ScopeReport:
 
 def _remark(current: float, weights: Sequence[float]) -> str:
     """What the convergence theorem asks of weights, where it does not get it."""
-    smallest, total = min(current, *weights, 0.0), current + sum(weights)
-    if smallest < 0:
-        return (
-            f"the weight {smallest:.3g} is negative: the convergence theorem covers weights of at "
-            "least 0 only"
-        )
-    if total <= 0:
-        return f"the total weight is {total:.3g}: the convergence theorem needs a positive one"
-    return ""
+    smallest, total = min([current, *weights]), current + sum(weights)
+    amiss = []
+    if not smallest >= 0:
+        amiss.append(f"the weight {smallest:.3g} is negative")
+    if not total > 0:
+        amiss.append(f"the total weight {total:.3g} is not positive")
+    return " and ".join(amiss) + ": the convergence theorem does not cover that" if amiss else ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,8 @@ from gradmem.optim import checkpoint, validation
 from gradmem.optim.holder import MemoryHolder
 from gradmem.optim.plan import Group, Memory, Portion
 from gradmem.optim.remember import (
+    Decision,
+    Gradients,
     attach,
     check_gradients,
     combined,
@@ -56,13 +58,9 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
         """The same where the memory is switched off."""
         self._update(group, grads)
 
-    def _offered(self, group: Group, grads: list[Tensor]) -> list[Tensor]:  # noqa: ARG002
-        """What is combined with the memory and then stored in it."""
+    def _offered(self, memory: Memory, grads: Gradients) -> Gradients:  # noqa: ARG002
+        """What is combined with the memory and then stored in it: the gradients."""
         return grads
-
-    def _carried(self, params: Sequence[Tensor]) -> dict[Tensor, Tensor]:  # noqa: ARG002
-        """State that goes into what is offered: while it is not finite, nothing is stored."""
-        return {}
 
     def _writes_gradients(self, group: Group) -> bool:  # noqa: ARG002
         """Whether torch's own rule would write into the gradients it is handed."""
@@ -98,10 +96,14 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
         plan = self._current_plan()
         for memory in plan.memories:
             check_gradients(memory)
+        # All decisions come before any parameter changes: a user's function may raise an error.
+        works = [self._decide(memory) for memory in plan.memories]
         for index in plan.plain:
             self._step_plain(index)
-        for memory in plan.memories:
-            self._step_memory(memory)
+        for memory, (grads, offers, decision) in zip(plan.memories, works, strict=True):
+            with exchanging(memory, self.state, decision) as moves:
+                for portion in memory.portions:
+                    self._step_portion(memory, portion, grads, offers, moves[portion.row])
         return loss
 
     def _step_plain(self, index: int) -> None:
@@ -113,15 +115,13 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
             updates = [grad.clone() for grad in updates]
         self._update_plain({**group, "params": list(grads)}, updates)
 
-    def _step_memory(self, memory: Memory) -> None:
+    def _decide(self, memory: Memory) -> tuple[Gradients, Gradients, Decision]:
         grads = gradients_of(memory)
-        decision = decide(memory, self.state, grads, self._carried(list(grads)))
-        with exchanging(memory, self.state, decision) as moves:
-            for portion in memory.portions:
-                self._step_portion(memory, portion, grads, moves[portion.row])
+        offers = self._offered(memory, grads)
+        return grads, offers, decide(memory, self.state, grads, offers)
 
     def _step_portion(
-        self, memory: Memory, portion: Portion, grads: Mapping[Tensor, Tensor], move: Move
+        self, memory: Memory, portion: Portion, grads: Gradients, offers: Gradients, move: Move
     ) -> None:
         """Update the parameters that have a gradient, then let the memory take it."""
         present = [i for i, p in enumerate(portion.parameters) if p in grads]
@@ -129,7 +129,7 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
             params = [portion.parameters[i] for i in present]
             group = {**self.param_groups[portion.group], "params": params}
             own = [grads[p] for p in params]
-            offered = self._offered(group, own)
+            offered = [offers[p] for p in params]
             kept = [slots_of(p, self.state, memory.options.capacity) for p in params]
             slots, sums = [local(s) for s, _ in kept], [local(s) for _, s in kept]
             narrow, wide = [portion.narrow[i] for i in present], [portion.wide[i] for i in present]
