@@ -18,8 +18,8 @@ from sklearn.datasets import load_breast_cancer
 
 from gradmem.memory.ledger import empty_ledger
 from gradmem.memory.on_device import commit, decide
-from gradmem.memory.policies import Directions, Offer
 from gradmem.memory.options import MemoryOptions
+from gradmem.memory.policies import Directions, Offer
 
 Array = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ ALLOWED = {
     "optim": {"errors", "memory"},
     "registry": {"errors", "optim"},
     "__init__": {"convergence", "errors", "memory", "optim", "registry"},
-    "lab": {"gradmem"},
+    "lab": {"gradmem", "errors"},
 }
 
 

@@ -92,7 +92,12 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(map(str, choice.values())))
+def name(choice):
+    first = next(iter(choice.values()))
+    return getattr(first, "__name__", first)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=name)
 def test_it_is_the_named_class_with_every_policy_and_aggregate(choice):
     race(INFOS[-1], {**MEMORY, **choice}, 30)
 

@@ -1,87 +1,176 @@
+import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from gradmem.lab import compare as module
-from gradmem.lab.compare import Plan, compare
-from gradmem.lab.optimizers import OPTIMIZERS, get_optimizers
-from gradmem.lab.run import train
+from gradmem.lab import study as module
+from gradmem.lab.compare import Plan
+from gradmem.lab.errors import CrashedError, NoResultsError
+from gradmem.lab.optimizers import get_optimizers
 from gradmem.lab.score import pairs
-from gradmem.lab.store import Store
+from gradmem.lab.study import Study
 from gradmem.lab.tasks.digits import Digits
-from gradmem.lab.tune import Tuned, trial_options
 
-from .helpers import config, tiny_comparison, tiny_plan
+from .helpers import Line, Told, carried_out, contents, tiny_comparison, tiny_plan
 
 
 def test_every_optimizer_gets_the_same_number_of_trials_and_seeds(tmp_path):
-    events = []
     plan = tiny_plan("sgd", "sgd_c", "adam", trials=3, epochs=1)
-    comparison = compare(plan, Store(tmp_path), events.append)
-    counts = Counter((e.result.config.optimizer, e.result.config.purpose) for e in events)
+    comparison, told = carried_out(plan, tmp_path)
+    counts = Counter((e.result.config.optimizer, e.result.config.purpose) for e in told.events)
     assert set(counts) == {(n, p) for n in ("sgd", "sgd_c", "adam") for p in ("tune", "evaluate")}
     assert {n for (_, purpose), n in counts.items() if purpose == "tune"} == {3}
     assert {n for (_, purpose), n in counts.items() if purpose == "evaluate"} == {2}
-    assert len(events) == plan.runs == len(list(tmp_path.iterdir()))
+    assert len(told.events) == plan.runs == len(list((tmp_path / "runs").iterdir()))
     for each in comparison.results:
         assert each.tuned.best.validation_loss == min(
             trial.validation_loss for trial in each.tuned.trials
         )
         assert all(run.config.options == each.options for run in each.runs)
-        tuning = {trial.config.seed for trial in each.tuned.trials}
+        tuning = {run.config.seed for trial in each.tuned.trials for run in trial.runs}
         assert tuning.isdisjoint(run.config.seed for run in each.runs)
 
 
 def test_a_second_comparison_runs_nothing(tmp_path, monkeypatch):
     first = tiny_comparison(tmp_path)
     monkeypatch.setattr(module, "train", None)
-    events = []
-    assert compare(first.plan, Store(tmp_path), events.append) == first
-    assert all(event.reused for event in events)
+    second, told = carried_out(first.plan, tmp_path)
+    assert second == first
+    assert all(event.reused for event in told.events)
 
 
 def test_more_seeds_only_add_runs(tmp_path):
     tiny_comparison(tmp_path, "sgd")
-    events = []
-    compare(tiny_plan("sgd", seeds=3), Store(tmp_path), events.append)
-    assert [event.reused for event in events] == [True] * 4 + [False]
+    _, told = carried_out(tiny_plan("sgd", seeds=3), tmp_path)
+    assert [event.reused for event in told.events] == [True] * 4 + [False]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_settings_lie_in_the_space_and_make_the_optimizer(name):
-    spec = OPTIMIZERS[name]
-    rate = spec.learning_rate
-    trials = trial_options(spec, 20)
-    assert all(rate.low <= options["lr"] <= rate.high for options in trials)
-    assert trials == trial_options(spec, 25)[:20]
-    for options in trials:
-        made = spec.build(Digits().model(0), options)
-        assert {key: made.param_groups[0][key] for key in options} == options
+def test_several_tuning_seeds_are_averaged(tmp_path):
+    plan = tiny_plan("adam", task=Line(), tuning_seeds=3, trials=4)
+    comparison, told = carried_out(plan, tmp_path)
+    assert len(told.begun) == plan.runs == 14
+    (tuned,) = [each.tuned for each in comparison.results]
+    for trial in tuned.trials:
+        assert [run.config.seed for run in trial.runs] == [0, 1, 2]
+        assert len({str(run.config.options) for run in trial.runs}) == 1
+        losses = [run.validation_loss for run in trial.runs]
+        assert trial.validation_loss == pytest.approx(sum(losses) / 3)
+    assert tuned.best.validation_loss == min(t.validation_loss for t in tuned.trials)
 
 
-@pytest.mark.parametrize("name", [name for name, spec in OPTIMIZERS.items() if spec.base])
-def test_a_variant_is_tried_at_its_bases_settings(name):
-    spec = OPTIMIZERS[name]
-    base = trial_options(OPTIMIZERS[spec.base], 8)
-    for ours, theirs in zip(trial_options(spec, 8), base, strict=True):
-        assert theirs.items() <= ours.items()
-        assert {"capacity", "decay", "aggregate", "kappa"} == ours.keys() - theirs.keys()
+class Fragile(Line):
+    """Crashes where ``breaks`` says so."""
+
+    def __init__(self, breaks):
+        self.breaks = breaks
+
+    def loss(self, model, batch):
+        if self.breaks(model):
+            raise RuntimeError("the loss is broken")
+        return super().loss(model, batch)
 
 
-def test_a_best_rate_at_the_edge_is_warned_of():
-    spec = OPTIMIZERS["adam"]
-    at = {
-        lr: Tuned(spec, (train(Digits(), config(purpose="tune", options={"lr": lr})),))
-        for lr in (1.2e-4, 1e-2, 0.25)
-    }
-    assert at[1e-2].edge_warning() is None
-    assert "edge" in at[1.2e-4].edge_warning()
-    assert "edge" in at[0.25].edge_warning()
+def test_some_crashes_are_counted_and_do_not_stop_the_study(tmp_path):
+    begun = []
+
+    def every_third(model):
+        if not model.logged:
+            begun.append(model)
+        return len(begun) % 3 == 0
+
+    task = Fragile(every_third)
+    comparison, told = carried_out(tiny_plan(task=task, trials=4, seeds=3), tmp_path)
+    crashed = [e.result for e in told.events if e.result.status == "crashed"]
+    assert len(crashed) == 14 // 3
+    for run in crashed:
+        assert run.reason == "RuntimeError: the loss is broken"
+        assert "test_compare.py" in run.error
+        assert run.validation_loss == math.inf
+        assert run.validation_score == 9.0
+        assert run.test_score in (None, 9.0)
+    assert all(each.tuned.best.status == "ok" for each in comparison.results)
+
+
+def test_if_every_run_crashes_the_study_stops_with_a_sentence(tmp_path):
+    told = Told()
+    plan = tiny_plan(task=Fragile(lambda model: True), trials=8)
+    with pytest.raises(CrashedError, match=r"the loss is broken.*--retry-crashed"):
+        Study(plan, tmp_path).work(told)
+    assert len(told.begun) == 5  # then it is clear enough
+
+
+def test_crashes_for_many_reasons_are_no_reason_to_stop_early(tmp_path):
+    begun = []
+
+    class Fickle(Line):
+        def loss(self, model, batch):
+            if not model.logged:
+                begun.append(model)
+            if len(begun) <= 7:
+                raise RuntimeError(f"the {len(begun)}th")
+            return super().loss(model, batch)
+
+    comparison, _ = carried_out(tiny_plan("adam", task=Fickle(), trials=9), tmp_path)
+    assert comparison.results[0].tuned.count("crashed") == 7
+    assert comparison.results[0].tuned.best.status == "ok"
+
+
+def test_crashed_runs_are_made_again_when_asked_for(tmp_path):
+    broken = tiny_plan("adam", task=Fragile(lambda model: True))
+    with pytest.raises(CrashedError):
+        Study(broken, tmp_path).work(Told())
+    mended = tiny_plan("adam", task=Line())
+    with pytest.raises(CrashedError):
+        Study(mended, tmp_path).work(Told())
+    comparison, told = carried_out(mended, tmp_path, retry_before=math.inf)
+    assert len(told.begun) == mended.runs
+    assert all(run.status == "ok" for each in comparison.results for run in each.runs)
+
+
+def test_a_run_that_timed_out_is_made_again_with_a_longer_limit_only(tmp_path):
+    short = tiny_plan("adam", task=Line(), timeout=1e-9)
+    comparison, told = carried_out(short, tmp_path)
+    assert {event.result.status for event in told.events} == {"timeout"}
+    assert comparison.results[0].tuned.warnings() == ["Adam: no trial succeeded (2 timeout)"]
+    for limit, again in ((1e-9, 0), (1e-10, 0), (600.0, short.runs), (None, 0)):
+        _, told = carried_out(replace(short, timeout=limit), tmp_path)
+        assert len(told.begun) == again
+    assert {event.result.status for event in told.events} == {"ok"}
+
+
+def test_a_report_before_its_time_says_what_is_missing(tmp_path):
+    study = Study(tiny_plan(task=Line(), trials=3), tmp_path)
+    with pytest.raises(NoResultsError, match=r"6 of 6 trials .* gradmem resume"):
+        study.comparison()
+    Study(tiny_plan(task=Line(), trials=3, seeds=0), tmp_path).work(Told())
+    with pytest.raises(NoResultsError, match="no fresh seed is finished"):
+        study.comparison()
+
+
+def test_an_unfinished_study_is_reported_on_the_seeds_all_have_finished(tmp_path):
+    plan = tiny_plan(task=Line(), seeds=4)
+    whole, _ = carried_out(plan, tmp_path)
+    gone = whole.results[1].runs[2].config
+    study = Study(plan, tmp_path)
+    study.store.path(gone).unlink()
+    part = study.comparison()
+    assert part.outstanding == 1
+    assert part.plan.seeds == 2
+    for ours, theirs in zip(part.results, whole.results, strict=True):
+        assert ours.runs == theirs.runs[:2]
+
+
+def test_the_runs_of_one_folder_do_not_depend_on_what_was_run_before(tmp_path):
+    carried_out(tiny_plan("adam", task=Line()), tmp_path / "a")
+    carried_out(tiny_plan("sgd", "adam", task=Line()), tmp_path / "b")
+    alone, beside = (contents(tmp_path / name / "runs") for name in "ab")
+    assert alone.items() <= beside.items()
 
 
 def test_pairs_are_families_or_else_all_against_the_first(tmp_path):
     def labels(*names):
-        comparison = tiny_comparison(tmp_path, *names, trials=1, seeds=1, epochs=1)
+        comparison = tiny_comparison(tmp_path, *names, trials=1, seeds=1, epochs=1, task=Line())
         return [(base.spec.name, variant.spec.name) for base, variant in pairs(comparison)]
 
     assert labels("sgd", "adam_c", "adam") == [("adam", "adam_c")]
@@ -89,9 +178,12 @@ def test_pairs_are_families_or_else_all_against_the_first(tmp_path):
     assert labels("adam_c") == []
 
 
-@pytest.mark.parametrize("bad", [{"trials": 0}, {"seeds": -1}, {"epochs": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"trials": 0}, {"seeds": -1}, {"epochs": 0}, {"tuning_seeds": 0}, {"tuning_seeds": 101}]
+)
 def test_a_plan_of_nothing_is_refused(bad):
-    with pytest.raises(ValueError, match="at least 1"):
+    ((name, value),) = bad.items()
+    with pytest.raises(ValueError, match=f"{name} must be at (least|most) .* not {value}"):
         tiny_plan(**bad)
 
 

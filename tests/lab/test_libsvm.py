@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.datasets import load_svmlight_file
 from gradmem.lab.data import libsvm, paths
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data"
+DATA = Path(os.environ.get("GRADMEM_DATA") or ROOT.parent / "shared" / "data")
 TEXT = b"# made here\n-1 2:0.5 4:1 # five\n+1 1:-2e-3\n\n-1 \n+1 3:7\r\n"
 
 
@@ -71,7 +72,7 @@ def test_a_truncated_file_is_named(tmp_path, pack):
     text = b"".join(b"%d 1:%d 2:%d\n" % (i % 2, i, i * i) for i in range(5000))
     path = tmp_path / "short"
     path.write_bytes(pack(text)[:-40])
-    with pytest.raises(ValueError, match=r"short, line \d+: .*truncated or damaged"):
+    with pytest.raises(ValueError, match=r"short: .*truncated or damaged"):
         libsvm.read(path)
 
 
@@ -80,7 +81,7 @@ def test_damage_inside_a_compressed_file_is_named(tmp_path):
     packed[len(packed) // 2 :] = bytes(len(packed) - len(packed) // 2)
     path = tmp_path / "damaged"
     path.write_bytes(packed)
-    with pytest.raises(ValueError, match=r"damaged, line \d+: .*truncated or damaged"):
+    with pytest.raises(ValueError, match=r"damaged: .*truncated or damaged"):
         libsvm.read(path)
 
 

@@ -1,38 +1,70 @@
 """The protocol: equal tuning for all, then the best setting of each on fresh seeds."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from gradmem.lab.errors import ConfigError
 from gradmem.lab.optimizers import Options, Spec
-from gradmem.lab.run import Purpose, RunConfig, RunResult, train
-from gradmem.lab.store import Store
+from gradmem.lab.run import Purpose, RunConfig, RunResult, versions
+from gradmem.lab.search import SearchPlan, study_name
 from gradmem.lab.tasks.base import Task
-from gradmem.lab.tune import Tuned, trial_options
+from gradmem.lab.tune import Tuned
 
-TUNING_SEED = 0
-FIRST_EVALUATION_SEED = 100  # never the tuning seed, whatever the number of seeds
+FIRST_TUNING_SEED = 0
+FIRST_EVALUATION_SEED = 100  # never a tuning seed, of which there are at most a hundred
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison consists of."""
+    """What a comparison consists of.
+
+    Args:
+        task: the task.
+        optimizers: who takes part, in the order of the report.
+        trials: settings tried for each.
+        seeds: fresh seeds at the best setting; 0 for a search alone.
+        epochs: of every run.
+        batch_size: examples a step; None for the task's own.
+        tuning_seeds: runs of each setting, whose mean decides.
+        search: how settings are chosen.
+        timeout: seconds a run may take.
+    """
 
     task: Task
     optimizers: tuple[Spec, ...]
     trials: int
     seeds: int
     epochs: int
+    batch_size: int | None = None
+    tuning_seeds: int = 1
+    search: SearchPlan = field(default_factory=SearchPlan)
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("trials", "seeds", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        least = {"trials": 1, "seeds": 0, "epochs": 1, "tuning_seeds": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ConfigError(f"{name} must be at least {bound}, not {getattr(self, name)}")
+        if self.tuning_seeds > FIRST_EVALUATION_SEED:
+            raise ConfigError(
+                f"tuning_seeds must be at most {FIRST_EVALUATION_SEED}, not {self.tuning_seeds}: "
+                "the seeds of the evaluation come after them"
+            )
 
     @property
     def runs(self) -> int:
         """How many runs the whole comparison has."""
-        return len(self.optimizers) * (self.trials + self.seeds)
+        return len(self.optimizers) * (self.trials * self.tuning_seeds + self.seeds)
+
+    @property
+    def evaluation_seeds(self) -> range:
+        """The fresh seeds."""
+        return range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + self.seeds)
+
+    @property
+    def examples_a_step(self) -> int:
+        """The batch size."""
+        return self.batch_size or self.task.budget.batch_size
 
     def config(self, purpose: Purpose, spec: Spec, options: Options, seed: int) -> RunConfig:
         """One run of this comparison."""
@@ -44,8 +76,25 @@ class Plan:
             options=options,
             seed=seed,
             epochs=self.epochs,
-            batch_size=self.task.budget.batch_size,
+            batch_size=self.examples_a_step,
+            versions={**versions(), **self.task.versions()},
         )
+
+    def trial_configs(self, spec: Spec, options: Options) -> list[RunConfig]:
+        """The runs of one setting, a run for each tuning seed."""
+        seeds = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + self.tuning_seeds)
+        return [self.config("tune", spec, options, seed) for seed in seeds]
+
+    def search_name(self, spec: Spec) -> str:
+        """What the search for ``spec`` is called: another name if its runs are others."""
+        first = asdict(self.config("tune", spec, {}, FIRST_TUNING_SEED))
+        identity = {
+            **first,
+            "tuning_seeds": self.tuning_seeds,
+            "search": asdict(self.search),
+            "space": [str(dimension) for dimension in spec.space],
+        }
+        return study_name(f"{self.task.name}-{spec.name}", identity)
 
 
 @dataclass(frozen=True)
@@ -63,15 +112,20 @@ class Evaluated:
     @property
     def options(self) -> dict[str, Any]:
         """The setting chosen on validation."""
-        return self.tuned.best.config.options
+        return self.tuned.best.options
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All runs of a plan, in its order of optimizers; the order of seeds is the same in each."""
+    """All runs of a plan, in its order of optimizers; the order of seeds is the same in each.
+
+    ``outstanding`` is how many runs of the plan as it was asked for are missing. If some are, the
+    plan here has as many seeds as every optimizer has finished, counted from the first.
+    """
 
     plan: Plan
     results: tuple[Evaluated, ...]
+    outstanding: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,39 +134,3 @@ class Progress:
 
     result: RunResult
     reused: bool
-
-
-def compare(plan: Plan, store: Store, notify: Callable[[Progress], None]) -> Comparison:
-    """Carry out ``plan``; runs that ``store`` holds are taken from it.
-
-    Seeds are the outer loop of the evaluation, so that a machine that slows down or warms up
-    meets every optimizer alike and the times per step stay comparable.
-    """
-
-    def run(config: RunConfig) -> RunResult:
-        found = store.load(config)
-        result = found or train(plan.task, config)
-        if not found:
-            store.save(result)
-        notify(Progress(result, reused=found is not None))
-        return result
-
-    tuned = [
-        Tuned(
-            spec,
-            tuple(
-                run(plan.config("tune", spec, options, TUNING_SEED))
-                for options in trial_options(spec, plan.trials)
-            ),
-        )
-        for spec in plan.optimizers
-    ]
-    seeds = range(FIRST_EVALUATION_SEED, FIRST_EVALUATION_SEED + plan.seeds)
-    by_seed = [
-        [run(plan.config("evaluate", each.spec, each.best.config.options, seed)) for each in tuned]
-        for seed in seeds
-    ]
-    by_optimizer = zip(*by_seed, strict=True)
-    return Comparison(
-        plan, tuple(Evaluated(*pair) for pair in zip(tuned, by_optimizer, strict=True))
-    )

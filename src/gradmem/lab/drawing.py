@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 
 # Matplotlib is given these stand-ins; the page's style sheet says what each looks like.
 INK, GRID = "#010101", "#020202"
-HUES = {"sgd": "#030303", "rmsprop": "#040404", "adam": "#050505", "adamw": "#060606"}
+HUES = {
+    "sgd": "#030303",
+    "rmsprop": "#040404",
+    "adam": "#050505",
+    "adamw": "#060606",
+    "sgdm": "#070707",
+    "nadam": "#080808",
+    "muon": "#090909",
+    "lion": "#0a0a0a",
+}
 CSS_COLOURS = {INK: "var(--ink)", GRID: "var(--grid)"} | {
     stand_in: f"var(--{name})" for name, stand_in in HUES.items()
 }
@@ -26,6 +35,10 @@ PRINTED = {
     "rmsprop": "#8a55b8",
     "adam": "#1f6fc4",
     "adamw": "#c4551a",
+    "sgdm": "#0f7f86",
+    "nadam": "#b8327a",
+    "muon": "#a3312f",
+    "lion": "#857000",
 }
 
 STYLE: Any = {
@@ -100,13 +113,17 @@ def _titled(heading: str, draw: Draw) -> Draw:
 
 def name_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
     """Names at the right ends of lines: name, colour and height of each, in data units."""
+    if not ends:
+        return
     axes.figure.canvas.draw()  # limits are final only now
     to_axes = axes.transData + axes.transAxes.inverted()
     right = axes.get_xlim()[1]
     heights = [float(to_axes.transform((right, y))[1]) for _, _, y in ends]
     heights = [height if math.isfinite(height) else 1.0 for height in heights]
     order = sorted(range(len(ends)), key=heights.__getitem__)
-    for i, height in zip(order, spread([heights[i] for i in order], 0.075), strict=True):
+    size = axes.get_window_extent().height  # in dots
+    gap = min(1.2 * mpl.rcParams["font.size"] / 72 * axes.figure.dpi / size, 1 / len(ends))
+    for i, height in zip(order, spread([heights[i] for i in order], gap), strict=True):
         name, colour, _ = ends[i]
         axes.annotate(
             name,

@@ -1,13 +1,15 @@
 """What a comparison says, in tables and sentences, for the terminal and every page alike."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from gradmem.lab.compare import FIRST_EVALUATION_SEED, Comparison
+from gradmem.lab.compare import Comparison, Evaluated
+from gradmem.lab.origin import Origin
 from gradmem.lab.run import RunResult
-from gradmem.lab.score import Difference, Estimate, Score, difference, pairs, score, verdict
+from gradmem.lab.score import Difference, Score, differences, headline, scores, verdict
+from gradmem.lab.statistics import Estimate
 from gradmem.lab.tasks.base import Metric
 
 
@@ -27,38 +29,102 @@ class Findings:
     scores: tuple[Score, ...]
     differences: tuple[Difference, ...]
     warnings: tuple[str, ...]
+    origin: Origin = field(default_factory=Origin)
+
+    @property
+    def metric(self) -> Metric:
+        """The task's."""
+        return self.comparison.plan.task.metric
+
+    @property
+    def headline(self) -> str:
+        """What can be concluded, in a sentence."""
+        return headline(self.differences, self.metric)
 
     @property
     def verdicts(self) -> list[str]:
         """One sentence for each pair."""
-        metric = self.comparison.plan.task.metric
-        return [verdict(found, metric) for found in self.differences] or [
-            "One optimizer alone: nothing to compare it with."
-        ]
+        return [verdict(found, self.metric) for found in self.differences] or [self.headline]
 
 
-def findings(comparison: Comparison) -> Findings:
-    """Everything the runs allow one to say."""
-    edges = [each.tuned.edge_warning() for each in comparison.results]
-    scores = tuple(score(each) for each in comparison.results)
-    diverged = [
-        f"{each.spec.label}: {each.diverged} of {len(each.evaluated.runs)} evaluation runs "
-        "diverged; they count with the worst score"
-        for each in scores
-        if each.diverged
-    ]
+def findings(comparison: Comparison, origin: Origin | None = None) -> Findings:
+    """Everything the runs allow one to say.
+
+    Args:
+        comparison: the runs.
+        origin: what else lies in their folder.
+    """
+    found = scores(comparison)
     return Findings(
         comparison=comparison,
-        scores=scores,
-        differences=tuple(difference(base, variant) for base, variant in pairs(comparison)),
-        warnings=(*(edge for edge in edges if edge is not None), *diverged),
+        scores=found,
+        differences=differences(comparison),
+        warnings=tuple(_warnings(comparison, found)),
+        origin=origin or Origin(),
     )
 
 
+def _warnings(comparison: Comparison, found: tuple[Score, ...]) -> Iterator[str]:
+    """Whatever makes the numbers less than they seem."""
+    plan = comparison.plan
+    if comparison.outstanding:
+        yield (
+            f"{comparison.outstanding} runs are yet to be made; this is about the {plan.seeds} "
+            "seeds that are finished"
+        )
+    if plan.task.partial:
+        yield plan.task.partial.rstrip(".")
+    for each in comparison.results:
+        yield from each.tuned.warnings()
+        yield from _failed_trials(each)
+    for score in found:
+        label, runs = score.spec.label, score.evaluated.runs
+        for how, count in score.failed.items():
+            yield (
+                f"{label}: {count} of {len(runs)} evaluation runs {how}; they count with the "
+                f"worst score{_reason(runs) if how == 'crashed' else ''}"
+            )
+        if len(runs) > 2 and len({run.test_score for run in runs}) == 1 and not score.failed:
+            yield (
+                f"{label}: the test scores of all {len(runs)} seeds are equal, so either chance "
+                "has no part in this task or the score is too coarse to show it"
+            )
+
+
+def _failed_trials(each: Evaluated) -> Iterator[str]:
+    """Trials that ended for reasons that say nothing about their setting."""
+    if not math.isfinite(each.tuned.best.validation_loss):
+        return  # that none succeeded is said already
+    runs = [run for trial in each.tuned.trials for run in trial.runs]
+    if crashed := each.tuned.count("crashed"):
+        of = f"{crashed} of {len(each.tuned.trials)} trials crashed"
+        yield f"{each.spec.label}: {of}{_reason(runs)}"
+    if late := each.tuned.count("timeout"):
+        of = f"{late} of {len(each.tuned.trials)} trials ran out of time"
+        yield f"{each.spec.label}: {of}; slow settings are at a disadvantage"
+
+
+def _reason(runs: tuple[RunResult, ...] | list[RunResult]) -> str:
+    reason = next((run.reason for run in runs if run.error), "")
+    return reason and f": {reason.rstrip('.')}"
+
+
+def tracebacks(found: Findings) -> dict[str, str]:
+    """For each distinct reason of a crash one traceback, by whose run it was."""
+    seen: dict[str, str] = {}
+    shown: dict[str, str] = {}
+    for each in found.comparison.results:
+        tried = [run for trial in each.tuned.trials for run in trial.runs]
+        for run in (*each.runs, *tried):
+            if run.error and run.reason not in seen:
+                seen[run.reason] = run.error
+                shown[f"{each.spec.label}, seed {run.config.seed}: {run.reason}"] = run.error
+    return shown
+
+
 def score_table(found: Findings) -> Table:
-    """One row per optimizer."""
-    task = found.comparison.plan.task
-    metric = task.metric
+    """One row per optimizer; it fits the terminal."""
+    task, metric = found.comparison.plan.task, found.metric
     unit = f", {metric.unit}" if metric.unit else ""
     heading = (
         "optimizer",
@@ -69,29 +135,48 @@ def score_table(found: Findings) -> Table:
         "step time, base = 1",
         "state, kB",
     )
-    seconds = {each.spec.name: each.seconds_per_step for each in found.scores}
-    rows = (_score_row(each, metric, _time_ratio(each, seconds)) for each in found.scores)
+    rows = (_score_row(each, metric, step_time_ratio(each, found)) for each in found.scores)
     return Table(heading, tuple(rows))
 
 
-def _time_ratio(each: Score, seconds: Mapping[str, float]) -> str:
+def step_time_ratio(each: Score, found: Findings) -> str:
     """Time of a whole step against the base's in the same comparison; absolute times say little."""
-    base = seconds.get(each.spec.base or each.spec.name)
-    return f"{each.seconds_per_step / base:.1f}" if base else "-"
+    base = base_of(each, found)
+    return show_ratio(each.seconds_per_step, base.seconds_per_step if base else 0.0)
+
+
+def base_of(each: Score, found: Findings) -> Score | None:
+    """Whom its cost is measured by: its base, itself if it has none, None if that is not here."""
+    name = each.spec.base or each.spec.name
+    return next((other for other in found.scores if other.spec.name == name), None)
+
+
+def show_ratio(ours: float, theirs: float) -> str:
+    """A ratio, or a dash where there is none.
+
+    >>> show_ratio(3.0, 2.0), show_ratio(math.inf, 2.0), show_ratio(1.0, 0.0)
+    ('1.5', '-', '-')
+    """
+    return f"{ours / theirs:.1f}" if 0 < theirs < math.inf and 0 < ours < math.inf else "-"
 
 
 def _score_row(each: Score, metric: Metric, time_ratio: str) -> tuple[str, ...]:
     seeds = len(each.evaluated.runs)
-    steps = "never" if math.isinf(each.steps_to_target) else f"{each.steps_to_target:.0f}"
     return (
         each.spec.label,
         show_estimate(each.test, metric.scale, metric.decimals),
         show_estimate(each.validation, metric.scale, metric.decimals),
         show_estimate(each.validation_loss, 1.0, 3),
-        steps + (f" ({each.reached}/{seeds})" if each.reached < seeds else ""),
+        show_steps(each.steps_to_target)
+        + (f" ({each.reached}/{seeds})" if each.reached < seeds else ""),
         time_ratio,
         f"{each.state_bytes / 1e3:.1f}",
     )
+
+
+def show_steps(steps: float) -> str:
+    """A number of steps, or that there is none."""
+    return "never" if math.isinf(steps) else f"{steps:.0f}"
 
 
 def show_estimate(estimate: Estimate, scale: float, decimals: int) -> str:
@@ -100,11 +185,11 @@ def show_estimate(estimate: Estimate, scale: float, decimals: int) -> str:
     >>> show_estimate(Estimate(0.95, (0.94, 0.96)), scale=100, decimals=1)
     '95.0 ± 1.0'
     """
-    mean = f"{estimate.mean * scale:.{decimals}f}"
+    middle = f"{estimate.mean * scale:.{decimals}f}"
     if estimate.interval is None:
-        return mean
+        return middle
     low, high = estimate.interval
-    return f"{mean} ± {(high - low) / 2 * scale:.{decimals}f}"
+    return f"{middle} ± {(high - low) / 2 * scale:.{decimals}f}"
 
 
 def settings_table(found: Findings) -> Table:
@@ -113,12 +198,12 @@ def settings_table(found: Findings) -> Table:
     for each in found.comparison.results:
         options = ", ".join(f"{name}={value}" for name, value in each.options.items())
         rate = each.spec.learning_rate
-        diverged = sum(trial.status == "diverged" for trial in each.tuned.trials)
+        diverged = each.tuned.count("diverged")
         rows.append(
             (
                 each.spec.label,
                 options,
-                f"{rate.low:g} to {rate.high:g}",
+                f"{rate.low:g} to {rate.high:g}" if rate else "held fixed",
                 str(len(each.spec.space)),
                 f"{len(each.tuned.trials)}" + (f" ({diverged} diverged)" if diverged else ""),
             )
@@ -132,7 +217,7 @@ def memory_sentences(found: Findings) -> list[str]:
     return [
         _memory_sentence(each.spec.label, scope, each.runs[0])
         for each in found.comparison.results
-        for scope in each.runs[0].memory
+        for scope in (each.runs[0].memory if each.runs else ())
     ]
 
 
@@ -145,35 +230,6 @@ def _memory_sentence(label: str, scope: Mapping[str, Any], run: RunResult) -> st
         f"{min(scope['ages'])} to {max(scope['ages'])} steps old; {scope['accepted_share']:.0%} of "
         f"{scope['steps']:,} steps changed the memory."
     )
-
-
-def method_sentences(found: Findings) -> list[str]:
-    """The protocol, so that the page can be judged by itself."""
-    plan = found.comparison.plan
-    first = FIRST_EVALUATION_SEED
-    versions = found.comparison.results[0].runs[0].config.versions
-    return [
-        f"Task: {plan.task.title}. {plan.epochs} epochs, batches of "
-        f"{plan.task.budget.batch_size}, constant learning rate. The split into training, "
-        "validation and test is fixed and stratified.",
-        f"Tuning: {plan.trials} quasi-random settings for every optimizer, the same number whether "
-        "its space is small or large; a memory variant searches its base's space and the memory's "
-        "options on top. The setting with the lowest validation loss wins.",
-        f"Evaluation: fresh seeds {first} to {first + plan.seeds - 1} at that setting. The test "
-        "split is read once a run, with the weights of the epoch of lowest validation loss. A run "
-        "that diverges counts with the worst score.",
-        "Means carry Student's 95% intervals; paired differences a percentile bootstrap over "
-        "seeds. Steps to the target are medians to a whole epoch, a missed target counting as "
-        "infinite. Step time is the median of forward, backward and update on one thread, as a "
-        "ratio to the base's in the same comparison.",
-        "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".",
-    ]
-
-
-SETTINGS_NOTE = (
-    "A memory variant pays for its extra dimensions out of the same number of trials. A best "
-    "learning rate at an end of its space would be warned of above."
-)
 
 
 def title(found: Findings) -> str:

@@ -1,22 +1,24 @@
 """One training run: a setting and a seed in, a record of what happened out."""
 
-import copy
 import math
 import statistics
-import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import gradmem
+from gradmem.lab.checkpoint import Checkpoint
+from gradmem.lab.errors import LabError
 from gradmem.lab.optimizers import OPTIMIZERS, Options
-from gradmem.lab.tasks.base import Batch, Splits, Task
+from gradmem.lab.tasks.base import Task, seeded
+from gradmem.lab.training import Diverged, History, Onlooker, OutOfTime, Training
 
-Status = Literal["finished", "diverged"]
+Status = Literal["ok", "diverged", "timeout", "crashed", "interrupted"]
 Purpose = Literal["tune", "evaluate"]
 
 
@@ -47,17 +49,18 @@ class RunConfig:
 class Curves:
     """One number per finished epoch."""
 
-    train_loss: tuple[float, ...]
-    validation_loss: tuple[float, ...]
-    validation_score: tuple[float, ...]
+    train_loss: tuple[float, ...] = ()
+    validation_loss: tuple[float, ...] = ()
+    validation_score: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class RunResult:
     """What one run gave.
 
-    A diverged run keeps the curves it has and counts with the worst values there are: an infinite
-    validation loss, the metric's worst score, a target never reached.
+    A run that did not come to its end, whatever the reason, keeps the curves it has and counts
+    with the worst values there are: an infinite validation loss, the metric's worst score, a target
+    never reached.
     """
 
     config: RunConfig
@@ -69,142 +72,173 @@ class RunResult:
     validation_score: float
     test_score: float | None  # None in a run that tunes
     steps_to_target: int | None
-    seconds_per_step: float  # median over all steps: forward, backward and update
+    seconds_to_target: float | None  # of training, to the end of that epoch
+    seconds_per_step: float  # median: forward, backward and update; 0 if no epoch was finished
+    seconds: float  # of all training steps
     state_bytes: int
     memory: tuple[dict[str, Any], ...]  # the scopes of the memory report; empty without a memory
+    error: str | None = None  # what was raised, with its traceback, in a run that crashed
+    limit: float | None = None  # the seconds a run had that timed out
+
+    @property
+    def reason(self) -> str:
+        """The last line of the error: what was raised, and why."""
+        return (self.error or "").strip().rpartition("\n")[2]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values only; an infinite loss becomes None, for JSON has no infinity."""
+        """Plain values only; an infinite number becomes a word, as JSON has none."""
         plain = asdict(self)
-        if math.isinf(self.validation_loss):
-            plain["validation_loss"] = None
+        for name in _MAY_BE_INFINITE:
+            plain[name] = _sayable(plain[name])
+        plain["curves"] = {
+            name: [_sayable(value) for value in row] for name, row in plain["curves"].items()
+        }
         return plain
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "RunResult":
         """The record that `to_json` wrote."""
-        loss = plain["validation_loss"]
+        numbers = {
+            name: float(plain[name]) for name in _MAY_BE_INFINITE if isinstance(plain[name], str)
+        }
         return cls(
             **{
                 **plain,
+                **numbers,
                 "config": RunConfig(**plain["config"]),
-                "curves": Curves(**{key: tuple(row) for key, row in plain["curves"].items()}),
-                "validation_loss": math.inf if loss is None else loss,
+                "curves": Curves(
+                    **{key: tuple(map(float, row)) for key, row in plain["curves"].items()}
+                ),
                 "memory": tuple(plain["memory"]),
             }
         )
 
 
-def train(task: Task, config: RunConfig) -> RunResult:
-    """Train once. Deterministic given ``config``, but for the time per step."""
-    splits = task.data()
-    model = task.model(config.seed)
-    optimizer = OPTIMIZERS[config.optimizer].build(model, config.options)
-    order = torch.Generator().manual_seed(config.seed)
-    history = _History(task, math.ceil(len(splits.train) / config.batch_size))
+_MAY_BE_INFINITE = ("validation_loss", "validation_score", "test_score")
+
+
+def _sayable(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def train(
+    task: Task,
+    config: RunConfig,
+    *,
+    timeout: float | None = None,
+    checkpoint: Checkpoint | None = None,
+    onlooker: Onlooker | None = None,
+) -> RunResult:
+    """Train once. Deterministic given ``config``, but for the seconds.
+
+    Args:
+        task: the task that ``config`` names.
+        config: the run.
+        timeout: seconds it may take, looked at after every step.
+        checkpoint: where it is kept in the middle, and found again.
+        onlooker: told after every epoch.
+
+    Raises:
+        LabError: a checkpoint cannot be written. Whatever the task or the optimizer raises is a
+            result: a run that crashed.
+    """
+    training = None
+    status: Status = "ok"
+    error = test_score = None
     with one_thread():
-        for _ in range(config.epochs):
-            if not history.add_epoch(model, optimizer, splits, config.batch_size, order):
-                break
-        test_score = None
-        if config.purpose == "evaluate":
-            test_score = history.test_score(model, splits)
-    diverged = history.diverged
-    best = None if diverged else history.best_epoch
+        try:
+            training = _begin(task, config, timeout)
+            # From here on, so that it does not matter what `data` and `model` drew.
+            with seeded(config.seed, "training"):
+                _all_epochs(training, config.epochs, checkpoint, onlooker)
+                if config.purpose == "evaluate":
+                    test_score = training.test_score()
+        except Diverged:
+            status = "diverged"
+        except OutOfTime:
+            status = "timeout"
+        except LabError:
+            raise
+        except Exception:
+            status, error = "crashed", traceback.format_exc()
+        result = _result(task, config, status, training, test_score, error)
+    if checkpoint is not None and status in ("ok", "diverged"):
+        checkpoint.remove()  # else it stays, for a longer limit or another try
+    return replace(result, limit=timeout) if status == "timeout" else result
+
+
+def broken_off(task: Task, config: RunConfig, status: Status, error: str | None) -> RunResult:
+    """The record of a run that ended with its process, so that nothing is known but that it did."""
+    return _result(task, config, status, None, None, error)
+
+
+def _begin(task: Task, config: RunConfig, timeout: float | None) -> Training:
+    return Training(
+        task,
+        OPTIMIZERS[config.optimizer],
+        config.options,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        timeout=timeout,
+    )
+
+
+def _all_epochs(
+    training: Training, epochs: int, checkpoint: Checkpoint | None, onlooker: Onlooker | None
+) -> None:
+    if checkpoint is not None and (state := checkpoint.load()) is not None:
+        training.load(state)
+    while training.epochs < epochs:
+        done = training.epoch(of=epochs)
+        if checkpoint is not None and checkpoint.is_due and training.epochs < epochs:
+            checkpoint.save(training.state())
+        if onlooker is not None:
+            onlooker(done)
+
+
+def _result(
+    task: Task,
+    config: RunConfig,
+    status: Status,
+    training: Training | None,
+    test_score: float | None,
+    error: str | None,
+) -> RunResult:
+    history = training.history if training else History()
+    best = history.best_epoch if status == "ok" else None
+    reached = _target(task, history) if status == "ok" else None
+    steps = training.steps_per_epoch if training else 0
+    if status != "ok" and config.purpose == "evaluate":
+        test_score = task.metric.worst
     return RunResult(
         config=config,
-        status="diverged" if diverged else "finished",
-        curves=history.curves(),
-        steps_per_epoch=history.steps_per_epoch,
+        status=status,
+        curves=Curves(
+            tuple(history.train_loss),
+            tuple(history.validation_loss),
+            tuple(history.validation_score),
+        ),
+        steps_per_epoch=steps,
         best_epoch=best,
         validation_loss=math.inf if best is None else history.validation_loss[best - 1],
         validation_score=task.metric.worst if best is None else history.validation_score[best - 1],
         test_score=test_score,
-        steps_to_target=None if diverged else history.steps_to_target(),
-        seconds_per_step=statistics.median(history.seconds),
-        state_bytes=state_bytes(optimizer),
-        memory=_memory_scopes(optimizer),
+        steps_to_target=None if reached is None else reached * steps,
+        seconds_to_target=None if reached is None else history.seconds[reached - 1],
+        seconds_per_step=statistics.median(history.step_seconds or [0.0]),
+        seconds=sum(history.seconds[-1:]),
+        state_bytes=state_bytes(training.optimizer) if training else 0,
+        memory=_memory_scopes(training.optimizer) if training else (),
+        error=error,
     )
 
 
-class _History:
-    """What accumulates over the epochs of one run."""
-
-    def __init__(self, task: Task, steps_per_epoch: int) -> None:
-        self.task = task
-        self.steps_per_epoch = steps_per_epoch
-        self.train_loss: list[float] = []
-        self.validation_loss: list[float] = []
-        self.validation_score: list[float] = []
-        self.seconds: list[float] = []
-        self.diverged = False
-        self.best_epoch: int | None = None
-        self.best_weights: dict[str, Any] = {}
-
-    def add_epoch(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        splits: Splits,
-        batch_size: int,
-        order: torch.Generator,
-    ) -> bool:
-        """Train and validate for one epoch; False as soon as a loss is NaN or infinite."""
-        model.train()
-        losses = []
-        shuffled = torch.randperm(len(splits.train), generator=order)
-        for rows in torch.split(shuffled, batch_size):
-            begin = time.perf_counter()
-            loss = _step(self.task, model, optimizer, splits.train[rows])
-            self.seconds.append(time.perf_counter() - begin)
-            losses.append(loss)
-            if not math.isfinite(loss):
-                self.diverged = True
-                return False
-        loss, score = _evaluate(self.task, model, splits.validation)
-        if not math.isfinite(loss):
-            self.diverged = True
-            return False
-        self.train_loss.append(statistics.fmean(losses))
-        self.validation_loss.append(loss)
-        self.validation_score.append(score)
-        if loss <= min(self.validation_loss[:-1], default=math.inf):
-            self.best_epoch = len(self.validation_loss)
-            self.best_weights = copy.deepcopy(model.state_dict())
-        return True
-
-    def test_score(self, model: nn.Module, splits: Splits) -> float:
-        """The one reading of the test split, with the weights of the best validation epoch."""
-        if self.diverged:
-            return self.task.metric.worst
-        model.load_state_dict(self.best_weights)
-        return _evaluate(self.task, model, splits.test)[1]
-
-    def steps_to_target(self) -> int | None:
-        """Steps until the validation metric first reached the target, to a whole epoch."""
-        for epoch, score in enumerate(self.validation_score, start=1):
-            if self.task.reaches_target(score):
-                return epoch * self.steps_per_epoch
-        return None
-
-    def curves(self) -> Curves:
-        return Curves(
-            tuple(self.train_loss), tuple(self.validation_loss), tuple(self.validation_score)
-        )
-
-
-def _step(task: Task, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
-    optimizer.zero_grad()
-    loss = task.loss(model, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return loss.item()
-
-
-@torch.no_grad()
-def _evaluate(task: Task, model: nn.Module, batch: Batch) -> tuple[float, float]:
-    model.eval()
-    return task.loss(model, batch).item(), task.score(model, batch)
+def _target(task: Task, history: History) -> int | None:
+    """The first epoch after which the validation metric is as good as the target."""
+    for epoch, score in enumerate(history.validation_score, start=1):
+        if task.reaches_target(score):
+            return epoch
+    return None
 
 
 @contextmanager
@@ -219,9 +253,9 @@ def one_thread() -> Iterator[None]:
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors in the optimizer's state; tensors that share a storage count once."""
+    """Bytes of all tensors that a checkpoint has of it; those that share a storage count once."""
     storages = {}
-    for tensor in _tensors(optimizer.state):
+    for tensor in _tensors(optimizer.state_dict()["state"]):
         storage = tensor.untyped_storage()
         storages[tensor.device, storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
@@ -239,7 +273,7 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def _memory_scopes(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], ...]:
-    if not isinstance(optimizer, gradmem.MemoryOptimizer):
+    if not isinstance(optimizer, (gradmem.MemoryOptimizer, gradmem.MemoryAugmented)):
         return ()
     return tuple(
         {

@@ -5,116 +5,135 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from scipy import stats
-
 from gradmem.lab.compare import Comparison, Evaluated
 from gradmem.lab.optimizers import Spec
+from gradmem.lab.run import RunResult
+from gradmem.lab.statistics import (
+    Estimate,
+    Outcome,
+    bootstrap_interval,
+    holm,
+    mean_ranks,
+    median_reached,
+    outcome,
+    paired_differences,
+    profile_area,
+    ratios_to_best,
+    student_interval,
+    welch,
+    wilcoxon,
+)
 from gradmem.lab.tasks.base import Metric
 
-CONFIDENCE = 0.95
-RESAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and its 95% interval; the interval is None where the values allow none."""
-
-    mean: float
-    interval: tuple[float, float] | None
+MOST_SHOWN = 4  # pairs in one sentence
+FAILURES = {"diverged": "diverged", "timeout": "ran out of time", "crashed": "crashed"}
 
 
 @dataclass(frozen=True)
 class Score:
-    """One optimizer over its evaluation seeds."""
+    """One optimizer over its evaluation seeds, alone and among the others."""
 
     evaluated: Evaluated
     test: Estimate
     validation: Estimate
     validation_loss: Estimate
     steps_to_target: float  # median; infinite when most seeds miss the target
+    seconds_to_target: float
     reached: int
-    diverged: int
+    failed: dict[str, int]  # what befell runs that have no result, and how many
     seconds_per_step: float
     state_bytes: int
+    rank: float  # on the test score, the mean over the seeds
+    step_ratios: tuple[float, ...]  # steps to the target over the least any needed, seed by seed
+    time_ratios: tuple[float, ...]
 
     @property
     def spec(self) -> Spec:
         """The optimizer."""
         return self.evaluated.spec
 
+    @property
+    def areas(self) -> tuple[float, float]:
+        """Under the performance profiles by steps and by time, from 0 to 1."""
+        return profile_area(self.step_ratios), profile_area(self.time_ratios)
+
 
 @dataclass(frozen=True)
 class Difference:
-    """Test scores of ``variant`` less those of ``base``, seed by seed."""
+    """Test scores of ``variant`` less those of ``base``, seed by seed, beside the other pairs.
+
+    The interval holds together with those of the other pairs; ``p`` is that of Welch's test, or of
+    Wilcoxon's where Welch's is not defined, corrected for the number of pairs.
+    """
 
     base: Spec
     variant: Spec
     by_seed: tuple[float, ...]
     estimate: Estimate
+    welch: float
+    wilcoxon: float
+    p: float
+    outcome: Outcome
+    pairs: int
 
 
-def student_interval(values: Sequence[float]) -> Estimate:
-    """The mean with Student's 95% interval.
-
-    >>> student_interval([1.0, 2.0, 3.0])
-    Estimate(mean=2.0, interval=(-0.484..., 4.484...))
-    """
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2 or not math.isfinite(mean):
-        return Estimate(mean, None)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * (
-        statistics.stdev(values) / math.sqrt(len(values))
+def scores(comparison: Comparison) -> tuple[Score, ...]:
+    """Sum up every optimizer, in the plan's order."""
+    by_seed = [seedwise(each, comparison) for each in comparison.results]
+    ranks = mean_ranks(
+        [[math.nan if run is None else final_score(run) for run in runs] for runs in by_seed],
+        higher_is_better=comparison.plan.task.metric.higher_is_better,
     )
-    return Estimate(mean, (float(mean - half), float(mean + half)))
+    steps = ratios_to_best([[run.steps_to_target if run else None for run in r] for r in by_seed])
+    times = ratios_to_best([[run.seconds_to_target if run else None for run in r] for r in by_seed])
+    return tuple(map(_score, comparison.results, ranks, steps, times))
 
 
-def bootstrap_interval(differences: Sequence[float]) -> Estimate:
-    """The mean of paired differences with a percentile bootstrap 95% interval over the pairs."""
-    mean = math.fsum(differences) / len(differences)
-    if len(differences) < 2:
-        return Estimate(mean, None)
-    low, high = stats.bootstrap(
-        (np.asarray(differences),),
-        np.mean,
-        confidence_level=CONFIDENCE,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=0,
-    ).confidence_interval
-    return Estimate(mean, (float(low), float(high)))
-
-
-def median_steps(steps: Sequence[int | None]) -> float:
-    """The median of steps to the target, where None, a missed target, is infinite.
-
-    >>> median_steps([100, None, 300])
-    300
-    >>> median_steps([100, None])
-    inf
-    """
-    return statistics.median(math.inf if step is None else step for step in steps)
-
-
-def score(evaluated: Evaluated) -> Score:
-    """Sum up one optimizer."""
+def _score(
+    evaluated: Evaluated, rank: float, steps: Sequence[float], times: Sequence[float]
+) -> Score:
     runs = evaluated.runs
     return Score(
         evaluated=evaluated,
-        test=student_interval(test_scores(evaluated)),
-        validation=student_interval([run.validation_score for run in runs]),
-        validation_loss=student_interval([run.validation_loss for run in runs]),
-        steps_to_target=median_steps([run.steps_to_target for run in runs]),
+        test=_estimate([final_score(run) for run in runs]),
+        validation=_estimate([run.validation_score for run in runs]),
+        validation_loss=_estimate([run.validation_loss for run in runs]),
+        steps_to_target=median_reached(run.steps_to_target for run in runs),
+        seconds_to_target=median_reached(run.seconds_to_target for run in runs),
         reached=sum(run.steps_to_target is not None for run in runs),
-        diverged=sum(run.status == "diverged" for run in runs),
-        seconds_per_step=statistics.median(run.seconds_per_step for run in runs),
-        state_bytes=max(run.state_bytes for run in runs),
+        failed={
+            phrase: count
+            for status, phrase in FAILURES.items()
+            if (count := sum(run.status == status for run in runs))
+        },
+        seconds_per_step=median_step_time(evaluated),
+        state_bytes=max((run.state_bytes for run in runs), default=0),
+        rank=rank,
+        step_ratios=tuple(steps),
+        time_ratios=tuple(times),
     )
 
 
-def test_scores(evaluated: Evaluated) -> list[float]:
-    """The test score of every evaluation run."""
-    return [run.test_score for run in evaluated.runs if run.test_score is not None]
+def median_step_time(evaluated: Evaluated) -> float:
+    """Of the runs that finished an epoch; 0 if none did."""
+    timed = [run.seconds_per_step for run in evaluated.runs if run.seconds_per_step > 0]
+    return statistics.median(timed or [0.0])
+
+
+def final_score(run: RunResult) -> float:
+    """The test score of an evaluation run; NaN if it has none."""
+    return math.nan if run.test_score is None else run.test_score
+
+
+def _estimate(values: Sequence[float]) -> Estimate:
+    return student_interval([value for value in values if not math.isnan(value)])
+
+
+def seedwise(evaluated: Evaluated, comparison: Comparison) -> list[RunResult | None]:
+    """The run of every seed that any optimizer has; None where this one has none."""
+    seeds = sorted({run.config.seed for each in comparison.results for run in each.runs})
+    found = {run.config.seed: run for run in evaluated.runs}
+    return [found.get(seed) for seed in seeds]
 
 
 def pairs(comparison: Comparison) -> list[tuple[Evaluated, Evaluated]]:
@@ -132,67 +151,181 @@ def pairs(comparison: Comparison) -> list[tuple[Evaluated, Evaluated]]:
     return families or [(first, other) for other in others]
 
 
-def difference(base: Evaluated, variant: Evaluated) -> Difference:
-    """The paired differences of the test scores of two optimizers."""
-    by_seed = tuple(
-        ours - theirs for ours, theirs in zip(test_scores(variant), test_scores(base), strict=True)
-    )
-    return Difference(base.spec, variant.spec, by_seed, bootstrap_interval(by_seed))
+def differences(comparison: Comparison) -> tuple[Difference, ...]:
+    """What every pair's test scores say, corrected for the number of pairs."""
+    metric, who = comparison.plan.task.metric, pairs(comparison)
+    sides = [_common_scores(base, variant) for base, variant in who]
+    by_seed = [paired_differences(ours, theirs) for ours, theirs in sides]
+    welchs = [welch(ours, theirs) for ours, theirs in sides]
+    wilcoxons = [wilcoxon(values) for values in by_seed]
+    deciding = [signed if math.isnan(p) else p for p, signed in zip(welchs, wilcoxons, strict=True)]
+    corrected = holm(deciding)
+    found = []
+    for i, (base, variant) in enumerate(who):
+        estimate = bootstrap_interval(by_seed[i], comparisons=len(who))
+        found.append(
+            Difference(
+                base=base.spec,
+                variant=variant.spec,
+                by_seed=by_seed[i],
+                estimate=estimate,
+                welch=welchs[i],
+                wilcoxon=wilcoxons[i],
+                p=corrected[i],
+                outcome=outcome(estimate, corrected[i], higher_is_better=metric.higher_is_better),
+                pairs=len(who),
+            )
+        )
+    return tuple(found)
+
+
+def _common_scores(base: Evaluated, variant: Evaluated) -> tuple[list[float], list[float]]:
+    """Test scores of the variant and of the base on the seeds that both have."""
+    theirs = {run.config.seed: final_score(run) for run in base.runs}
+    ours = {run.config.seed: final_score(run) for run in variant.runs}
+    seeds = [
+        seed
+        for seed in ours
+        if seed in theirs and not (math.isnan(ours[seed]) or math.isnan(theirs[seed]))
+    ]
+    return [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+
+
+def show_p(p: float) -> str:
+    """A p value as it is read.
+
+    >>> [show_p(p) for p in (0.2345, 0.0456, 0.0004, 1.0, math.nan)]
+    ['0.23', '0.046', '< 0.001', '1', '-']
+    """
+    if math.isnan(p):
+        return "-"
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def show_amount(found: Difference, metric: Metric) -> str:
+    """The mean difference in the metric's unit."""
+    unit = "points of " if metric.unit == "%" else f"{metric.unit} of " if metric.unit else ""
+    return f"{metric.show_difference(found.estimate.mean)} {unit}test {metric.name}"
+
+
+def _show_evidence(found: Difference, metric: Metric) -> str:
+    """Interval and corrected p, as far as there are any."""
+    said = []
+    if found.estimate.interval is not None:
+        low, high = map(metric.show_difference, found.estimate.interval)
+        said.append(f"95% interval {low} to {high}")
+    if not math.isnan(found.p):
+        p = show_p(found.p)
+        said.append(f"p {p}" if p.startswith("<") else f"p = {p}")
+    if found.pairs > 1 and said:
+        said.append(f"corrected for {found.pairs} comparisons")
+    return ", ".join(said)
 
 
 def verdict(found: Difference, metric: Metric) -> str:
     """What the paired differences allow one to say, in a sentence."""
     base, variant = found.base.label, found.variant.label
-    show = metric.show_difference
-    unit = "points of " if metric.unit == "%" else ""
-    mean = f"{show(found.estimate.mean)} {unit}test {metric.name}"
+    if not found.by_seed:
+        return f"{variant} against {base}: no seed is finished for both."
+    amount = show_amount(found, metric)
+    if len(found.by_seed) == 1:
+        return f"{variant} against {base}: {amount} on a single seed, which allows no conclusion."
+    measured = f"{amount} over {len(found.by_seed)} paired seeds ({_show_evidence(found, metric)})"
+    if found.outcome == "tie":
+        return f"{variant} against {base}: {measured}; {_why_open(found)}."
+    better = "better" if found.outcome == "win" else "worse"
+    return f"{variant} is {better} than {base} here: {measured}."
+
+
+def _why_open(found: Difference) -> str:
+    nothing = "no difference can be concluded"
     if found.estimate.interval is None:
-        return f"{variant} against {base}: {mean} on a single seed, which allows no conclusion."
+        return nothing
     low, high = found.estimate.interval
-    measured = (
-        f"{mean} over {len(found.by_seed)} paired seeds (95% interval {show(low)} to {show(high)})"
-    )
     if low <= 0 <= high:
-        return (
-            f"{variant} against {base}: {measured}; the interval contains zero, so no difference "
-            "can be concluded."
-        )
-    better = (low > 0) == metric.higher_is_better
+        return f"the interval contains zero, so {nothing}"
+    return f"the interval excludes zero, but the test does not confirm it, so {nothing}"
+
+
+def headline(found: Sequence[Difference], metric: Metric) -> str:
+    """What can be concluded from all pairs, with its numbers."""
+    if not found:
+        return "One optimizer alone: nothing to compare it with."
+    if len(found) == 1:
+        return verdict(found[0], metric)
+    if all(len(each.by_seed) < 2 for each in found):
+        return "A single seed allows no conclusion about any pair."
+    level = f"Test {metric.name}, at .05 and corrected for {len(found)} comparisons"
+    decided = [each for each in found if each.outcome != "tie"]
+    if not decided:
+        return f"{level}: no difference can be concluded for any pair. {_all_open(found, metric)}."
+    wins = sum(each.outcome == "win" for each in found)
+    said = "; ".join(_decision(each, metric) for each in decided)
     return (
-        f"{variant} is {'better' if better else 'worse'} than {base} here: {measured}; "
-        "the interval excludes zero."
+        f"{level}: {wins} better, {len(decided) - wins} worse, {len(found) - len(decided)} "
+        f"undecided. {said[0].upper()}{said[1:]}."
     )
 
 
-def expected_best(losses: Sequence[float]) -> list[float]:
-    """The median over orders of the best of the first 1, 2, ... trials.
-
-    All orders are equally likely, so this needs no resampling: the best of k of n trials is at
-    worst the i-th smallest with probability 1 - C(n - i, k) / C(n, k).
-
-    >>> expected_best([3.0, 1.0, 2.0])
-    [2.0, 1.0, 1.0]
-    """
-    ordered = sorted(losses)
-    n = len(ordered)
-    return [
-        next(
-            loss
-            for i, loss in enumerate(ordered, start=1)
-            if 2 * math.comb(n - i, k) <= math.comb(n, k)
-        )
-        for k in range(1, n + 1)
-    ]
+def _all_open(found: Sequence[Difference], metric: Metric) -> str:
+    """Every difference with its interval, or the largest where there are many."""
+    unit = " in points" if metric.unit == "%" else f" in {metric.unit}" if metric.unit else ""
+    shown = list(found)
+    if len(shown) > MOST_SHOWN:
+        shown = [max(shown, key=lambda each: abs(each.estimate.mean))]
+    numbers = ", ".join(f"{each.variant.label} {_brief(each, metric)}" for each in shown)
+    if len(shown) < len(found):
+        return f"Largest difference{unit}, with its 95% interval: {numbers}"
+    return f"Differences{unit}, with 95% intervals: {numbers}"
 
 
-def caveat(comparison: Comparison) -> str:
+def _decision(found: Difference, metric: Metric) -> str:
+    how = "better" if found.outcome == "win" else "worse"
+    evidence = f"{show_amount(found, metric)} ({_show_evidence(found, metric)})"
+    return f"{found.variant.label} is {how} than {found.base.label}: {evidence}"
+
+
+def _brief(found: Difference, metric: Metric) -> str:
+    amount = metric.show_difference(found.estimate.mean)
+    if found.estimate.interval is None:
+        return f"{amount} (no interval)"
+    low, high = map(metric.show_difference, found.estimate.interval)
+    return f"{amount} ({low} to {high})"
+
+
+def caveat(comparison: Comparison, found: Sequence[Difference] | None = None) -> str:
     """What nothing in these runs can tell."""
-    test_size = len(comparison.plan.task.data().test)
-    several = len(pairs(comparison)) > 1
+    plan = comparison.plan
+    made = differences(comparison) if found is None else found
+    size = _test_size(comparison)
+    examples = "the test examples" if size is None else f"the {size:,} test examples"
     return (
-        "This is one small task with one network, one split and one setting per optimizer, chosen "
-        f"in {comparison.plan.trials} trials. The intervals cover initial weights and batch order "
-        f"only: not the choice of the {test_size:,} test examples, not the luck of the search, "
-        "not other tasks."
-        + (" Nor are they widened for several pairs being looked at." if several else "")
+        "This is one task with one network, one split and one setting per optimizer, chosen "
+        f"in {plan.trials} trials. The intervals cover initial weights and batch order only: not "
+        f"the choice of {examples}, not the luck of the search, not other tasks."
+        + _unseen(made, plan.task.metric)
     )
+
+
+def _unseen(found: Sequence[Difference], metric: Metric) -> str:
+    """How large a difference these seeds may have missed."""
+    widths = [
+        (each.estimate.interval[1] - each.estimate.interval[0]) / 2
+        for each in found
+        if each.outcome == "tie" and each.estimate.interval is not None
+    ]
+    if not widths or not max(widths):
+        return ""
+    unit = " points" if metric.unit == "%" else f" {metric.unit}" if metric.unit else ""
+    return (
+        " That no difference was found does not make them equal: one of up to about "
+        f"{metric.show(max(widths))}{unit} could have stayed unseen."
+    )
+
+
+def _test_size(comparison: Comparison) -> int | None:
+    """Examples in the test split; None if the data cannot be read now, as they could once."""
+    try:
+        return len(comparison.plan.task.data().test)
+    except Exception:
+        return None

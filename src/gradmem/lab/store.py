@@ -2,15 +2,28 @@
 
 import hashlib
 import json
-import os
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from gradmem.lab.errors import StoreError
+from gradmem.lab.files import write_atomically
 from gradmem.lab.run import RunConfig, RunResult
 
+__all__ = ["Store", "Warn", "name_of", "write_atomically"]
+
 Warn = Callable[[str], None]
+
+INTERRUPTED = ".interrupted"  # before the suffix: such a record tells, but is no result
+
+
+def name_of(config: RunConfig) -> str:
+    """What everything that belongs to this run is called, and to no other."""
+    canonical = json.dumps(asdict(config), sort_keys=True)
+    key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return f"{config.optimizer}-{config.purpose}-seed{config.seed}-{key}"
 
 
 class Store:
@@ -26,35 +39,41 @@ class Store:
 
     def path(self, config: RunConfig) -> Path:
         """Where the result of ``config`` lies, if it is finished."""
-        canonical = json.dumps(asdict(config), sort_keys=True)
-        key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
-        return self.folder / f"{config.optimizer}-{config.purpose}-seed{config.seed}-{key}.json"
+        return self.folder / f"{name_of(config)}.json"
 
     def load(self, config: RunConfig) -> RunResult | None:
-        """The result of ``config``, or None if it is yet to run or its file cannot be read."""
+        """The result of ``config``, or None if it is yet to run or its file cannot be understood.
+
+        Raises:
+            StoreError: the file is there but the system does not let it be read.
+        """
         path = self.path(config)
         try:
-            result = RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+            return RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror or error}") from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             self._warn(f"{path.name} cannot be read ({error}); the run is repeated")
             return None
-        return result
 
     def save(self, result: RunResult) -> None:
-        """Write ``result`` under its config's name."""
-        write_atomically(
-            self.path(result.config), json.dumps(result.to_json(), allow_nan=False, indent=1)
-        )
+        """Write ``result`` under its config's name.
 
+        Raises:
+            StoreError: it cannot be written; nothing else is touched.
+        """
+        path = self.path(result.config)
+        record = path.with_suffix(f"{INTERRUPTED}.json")
+        target = record if result.status == "interrupted" else path
+        write_atomically(target, json.dumps(result.to_json(), allow_nan=False, indent=1))
+        if target is path:
+            record.unlink(missing_ok=True)
 
-def write_atomically(path: Path, text: str) -> None:
-    """Put ``text`` at ``path`` in one move; a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    def written(self, config: RunConfig) -> float:
+        """When its file was last written, in seconds of the system clock; infinite without one."""
+        try:
+            return self.path(config).stat().st_mtime
+        except OSError:
+            return math.inf

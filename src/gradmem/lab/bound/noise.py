@@ -15,7 +15,7 @@ import torch
 import gradmem
 from gradmem.lab.bound.problems import Array, Quadratic
 from gradmem.lab.run import one_thread
-from gradmem.lab.score import student_interval
+from gradmem.lab.statistics import student_interval
 
 RATES = (0.1, 0.03, 0.01)
 BACKGROUND, PUSH, RARITY = 0.3, 5.0, 0.02  # standard deviation, length, probability

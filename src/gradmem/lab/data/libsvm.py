@@ -4,12 +4,8 @@ Parsed by scikit-learn. What is here says in which line a file is broken, and re
 whatever they are called, to -1 and +1.
 """
 
-import bz2
-import gzip
 import io
-import zlib
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 from sklearn.datasets import load_svmlight_file
 
+from gradmem.lab.data.contents import contents
 from gradmem.lab.data.paths import find
 
 SUFFIXES = (".gz", ".bz2")
@@ -39,21 +36,27 @@ def find_file(name: str, folder: Path) -> Path:
     return find(name, "libsvm", SUFFIXES, folder, HINT)
 
 
-def read(path: Path) -> Examples:
+def read(path: Path, sha256: str | None = None) -> Examples:
     """The examples of a LIBSVM file, whatever compression its first bytes show.
 
+    Args:
+        path: the file.
+        sha256: checksum of its unpacked contents, if they have to be these.
+
     Raises:
-        ValueError: the file is truncated, empty, or a line cannot be read; names file and line.
+        ValueError: the file is truncated, empty, another one, or a line cannot be read; names file
+            and line.
     """
-    lines = _lines(path)
+    text = contents(path, sha256)
     try:
-        features, labels = _parse(b"".join(lines))
+        features, labels = _parse(text)
     except (ValueError, OverflowError) as error:
-        raise ValueError(_blame(path, lines, error)) from None
+        raise ValueError(_blame(path, text.splitlines(), error)) from None
     if not len(labels):
         raise ValueError(f"{path} holds no examples")
     if not (np.isfinite(features.data).all() and np.isfinite(labels).all()):
-        number = next(i for i, line in enumerate(lines, 1) if not _is_finite(line))
+        lines = enumerate(text.splitlines(), 1)
+        number = next(number for number, line in lines if not _is_finite(line))
         raise ValueError(f"{path}, line {number}: a number is not finite")
     return Examples(features, labels)
 
@@ -75,30 +78,6 @@ def signs(labels: Labels, where: str) -> Labels:
             "a logistic regression needs exactly two"
         )
     return np.where(labels == kinds[1], 1.0, -1.0)
-
-
-def _lines(path: Path) -> list[bytes]:
-    lines: list[bytes] = []
-    try:
-        with _opened(path) as file:
-            for line in file:
-                lines.append(line)
-    except (EOFError, OSError, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-        where = f"{path}, line {len(lines) + 1}"
-        raise ValueError(
-            f"{where}: the compressed file is truncated or damaged ({error}); get it again"
-        ) from None
-    return lines
-
-
-def _opened(path: Path) -> gzip.GzipFile | bz2.BZ2File | BufferedReader:
-    with path.open("rb") as file:
-        start = file.read(3)
-    if start[:2] == b"\x1f\x8b":
-        return gzip.GzipFile(path)
-    return bz2.BZ2File(path) if start == b"BZh" else path.open("rb")
 
 
 def _parse(text: bytes) -> tuple[sparse.csr_matrix, Labels]:

@@ -1,4 +1,4 @@
-"""Where data files are looked for. gradmem brings none along and fetches none."""
+"""Where data files are looked for. gradmem brings none along; `gradmem data` fetches some."""
 
 import os
 import sys

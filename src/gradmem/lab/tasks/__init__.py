@@ -1,18 +1,80 @@
-"""The tasks by name. A new task is one file here and one line in ``TASKS``."""
+"""The tasks by name. A new task is one file here and one line in ``TASKS``.
+
+`get_task` finds these, and a user's own: ``my_package:my_task``, or ``houses.csv:price``.
+"""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
-from gradmem.lab.tasks.base import Task
+from gradmem.lab.tasks.base import (
+    Batch,
+    Budget,
+    FixedSplits,
+    Metric,
+    Splits,
+    Task,
+    evaluate,
+    seeded,
+)
+from gradmem.lab.tasks.breast_cancer import BreastCancer
+from gradmem.lab.tasks.diabetes import Diabetes
 from gradmem.lab.tasks.digits import Digits
+from gradmem.lab.tasks.files import FromFiles
+from gradmem.lab.tasks.libsvm import LIBSVM_TASKS
+from gradmem.lab.tasks.loading import is_foreign, load
+from gradmem.lab.tasks.mnist import MnistLogreg, MnistMlp
+from gradmem.lab.tasks.python_text import PythonText
+from gradmem.lab.tasks.simple import SimpleTask
+from gradmem.lab.tasks.surface_points import Beale, GoldsteinPrice, SixHumpCamel
+from gradmem.lab.tasks.tables import Recipe
+from gradmem.lab.tasks.tabular import CsvTask
+from gradmem.lab.tasks.tabular_sets import TABLE_SETS
+from gradmem.lab.tasks.wine import Wine
 
-__all__ = ["TASKS", "Task", "get_task"]
+__all__ = [
+    "TASKS",
+    "Batch",
+    "Budget",
+    "CsvTask",
+    "FixedSplits",
+    "Metric",
+    "Recipe",
+    "SimpleTask",
+    "Splits",
+    "Task",
+    "evaluate",
+    "get_task",
+    "seeded",
+]
 
-TASKS: Mapping[str, type[Task]] = MappingProxyType({task.name: task for task in (Digits,)})
+_ALL: tuple[type[Task], ...] = (
+    # always there
+    *(Digits, BreastCancer, Wine, Diabetes, PythonText, Beale, GoldsteinPrice, SixHumpCamel),
+    # from the data folder
+    *(MnistLogreg, MnistMlp, *LIBSVM_TASKS, *TABLE_SETS),
+)
+
+TASKS: Mapping[str, type[Task]] = MappingProxyType({task.name: task for task in _ALL})
 
 
-def get_task(name: str) -> Task:
-    """The task called ``name``; ValueError with the known names otherwise."""
+def get_task(name: str, folder: Path | None = None) -> Task:
+    """The task called ``name``, or the one that ``module:attribute`` or ``file.csv:column`` is.
+
+    Args:
+        name: one of ``TASKS``, or where a task of one's own is.
+        folder: the data folder for tasks that read files; None for ``GRADMEM_DATA`` or the user's
+            cache.
+
+    Raises:
+        ValueError: there is none; says what there is, or what is wrong with it.
+    """
+    if is_foreign(name):
+        return load(name)
     if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; choose one of: {', '.join(sorted(TASKS))}")
-    return TASKS[name]()
+        raise ValueError(
+            f"unknown task {name!r}; choose one of: {', '.join(sorted(TASKS))}; or name your own, "
+            "my_package:my_task or file.csv:column"
+        )
+    task = TASKS[name]
+    return task(folder) if issubclass(task, FromFiles) else task()

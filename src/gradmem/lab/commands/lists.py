@@ -1,0 +1,49 @@
+"""``gradmem tasks``, ``gradmem optimizers`` and ``gradmem data``: what there is."""
+
+from typing import Annotated
+
+import typer
+
+from gradmem.lab.commands import options
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``app``."""
+    app.command()(tasks)
+    app.command()(optimizers)
+    app.command()(data)
+
+
+def tasks(data: options.Data = None) -> None:
+    """List the tasks, and say whose data are not here."""
+    from gradmem.lab.tasks import TASKS, get_task
+
+    width = max(map(len, TASKS))
+    for name, task in TASKS.items():
+        missing = get_task(name, data).missing()
+        where = f" (not here: gradmem data {task.needs})" if missing else ""
+        typer.echo(f"{name:{width}} {task.title}{where}")
+    typer.echo("Your own: gradmem compare my_module:my_task, or houses.csv:price")
+
+
+def optimizers() -> None:
+    """List the optimizers and the space each is searched in."""
+    from gradmem.lab.optimizers import OPTIMIZERS
+
+    for name, spec in OPTIMIZERS.items():
+        base = f", on top of {spec.base}" if spec.base else ""
+        missing = f" (not installed; {spec.missing})" if spec.missing else ""
+        typer.echo(f"{name}: {spec.label}{base}{missing}")
+        for dimension in spec.space:
+            typer.echo(f"    {dimension}")
+
+
+def data(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Data sets to fetch.", show_default="list them")
+    ] = None,
+) -> None:
+    """List the data sets and whether they are here; fetch those named, with their checksums."""
+    from gradmem.lab.data.__main__ import main
+
+    raise typer.Exit(main(names or []))

@@ -1,0 +1,173 @@
+"""Tasks from elsewhere: ``module:attribute``, ``file.py:attribute``, or ``file.csv:column``."""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gradmem.lab.tasks.base import Budget, Metric, Task
+from gradmem.lab.tasks.tabular import CsvTask
+
+TABLES = (".csv", ".tsv", ".txt")
+PACKED = (".gz", ".bz2", ".zip")
+NEEDED: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "title": (str,),
+    "metric": (Metric,),
+    "budget": (Budget,),
+    "target": (float, int),
+}
+
+
+def is_foreign(name: str) -> bool:
+    """Whether ``name`` says where a task is, rather than what it is called."""
+    return ":" in name
+
+
+def load(name: str) -> Task:
+    """The task that ``module:attribute``, ``file.py:attribute`` or ``file.csv:column`` stands for.
+
+    A module is looked for in the current folder first, then where Python looks. The attribute is a
+    task, a class of tasks, or a function without arguments that returns a task.
+
+    Raises:
+        ValueError: there is no such module, attribute, file or column, the module cannot be
+            imported, or what is there is not a task; says which, and what to do.
+    """
+    place, _, attribute = name.rpartition(":")
+    if not place or not attribute:
+        raise ValueError(
+            f"{name!r} has to be MODULE:ATTRIBUTE, such as my_package:my_task, FILE.py:ATTRIBUTE "
+            "or FILE.csv:COLUMN"
+        )
+    if is_table(place):
+        return _from_table(Path(place), attribute)
+    module = _run_file(Path(place)) if place.endswith(".py") else _import(place)
+    task = _as_task(name, _attribute(module, attribute))
+    task.name = getattr(task, "name", "") or attribute
+    task.title = getattr(task, "title", "") or task.name
+    task.origin = _digest(module)
+    _check(name, task)
+    return task
+
+
+def is_table(place: str) -> bool:
+    """Whether this is a file of separated values, by its name.
+
+    >>> is_table("my.houses.csv.gz"), is_table("my.houses")
+    (True, False)
+    """
+    path = Path(place.lower())
+    return (Path(path.stem) if path.suffix in PACKED else path).suffix in TABLES
+
+
+def _from_table(path: Path, column: str) -> Task:
+    try:
+        return CsvTask(path, column)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+
+
+def _import(name: str) -> ModuleType:
+    here = _look_in(Path.cwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"there is no module {error.name!r}, neither in {here} nor installed"
+            ) from None
+        raise _broken(name, error) from error
+    except Exception as error:
+        raise _broken(name, error) from error
+
+
+def _run_file(path: Path) -> ModuleType:
+    """The file as a module of its name, which can be imported and pickled from then on."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    _look_in(path.parent.resolve())
+    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[path.stem]
+        raise _broken(str(path), error) from error
+    return module
+
+
+def _look_in(folder: Path) -> str:
+    """Import from ``folder`` first, as `python -m` does; for what is imported later, too."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return str(folder)
+
+
+def _broken(name: str, error: Exception) -> ValueError:
+    return ValueError(f"{name} cannot be imported: {type(error).__name__}: {error}")
+
+
+def _attribute(module: ModuleType, name: str) -> Any:
+    if not hasattr(module, name):
+        known = ", ".join(key for key, value in vars(module).items() if isinstance(value, Task))
+        where = module.__file__ or module.__name__
+        raise ValueError(
+            f"{where} has no {name!r}" + (f"; the tasks in it are {known}" if known else "")
+        )
+    return getattr(module, name)
+
+
+def _as_task(name: str, found: Any) -> Task:
+    if isinstance(found, type) and not issubclass(found, Task):
+        raise ValueError(f"{name} is the class {found.__name__}, which is not a gradmem Task")
+    made = found
+    if not isinstance(found, Task) and callable(found):
+        try:
+            inspect.signature(found).bind()
+        except TypeError as error:
+            raise ValueError(
+                f"{name} cannot be called without arguments ({error}); give a task, a class or "
+                "function that needs none, or make one: my_task = MyTask(...)"
+            ) from None
+        try:
+            made = found()
+        except Exception as error:
+            raise ValueError(f"{name}() raised {type(error).__name__}: {error}") from error
+    if not isinstance(made, Task):
+        what = "returns" if made is not found else "is"
+        raise ValueError(
+            f"{name} {what} a {type(made).__name__}, not a gradmem Task; derive it from "
+            "gradmem.lab.tasks.Task, or make a gradmem.lab.tasks.SimpleTask"
+        )
+    return made
+
+
+def _check(name: str, task: Task) -> None:
+    """ValueError unless everything is there that a run and a report need."""
+    for attribute, kinds in NEEDED.items():
+        value = getattr(task, attribute, None)
+        if not isinstance(value, kinds):
+            raise ValueError(
+                f"{name}: its {attribute!r} has to be a {kinds[0].__name__}, not {value!r:.40}"
+            )
+    if not re.fullmatch(r"[\w.+-]+", task.name):
+        raise ValueError(
+            f"{name} is called {task.name!r}; the name becomes part of file names and may hold "
+            "letters, digits and . _ + - only"
+        )
+
+
+def _digest(module: ModuleType) -> str:
+    """Of the module's file, so that runs of an earlier text of it are not taken for this one's."""
+    if module.__file__ is None:
+        return module.__name__
+    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()[:12]
