@@ -9,6 +9,7 @@ import textwrap
 import pytest
 from typer.testing import CliRunner
 
+import gradmem
 from gradmem.lab import study as study_module
 from gradmem.lab.cli import app
 from gradmem.lab.study import Study
@@ -85,9 +86,35 @@ def test_compare_prints_table_verdict_and_report(tmp_path):
     assert result.exit_code == 0, result.output
     for said in ("Adam_C", "accuracy, %", "paired seeds", "one task", "report.html"):
         assert said in words(result)
-    assert {p.name for p in tmp_path.iterdir()} == WRITTEN | {"claims", "runs"}
+    assert "recording the memory of Adam_C" in result.output
+    (records,) = tmp_path.glob("records-adam_c.*.jsonl")
+    written = WRITTEN | {"claims", "runs", records.name}
+    assert {p.name for p in tmp_path.iterdir()} == written
     again = call("compare", "digits", *TINY, "--out", tmp_path)
     assert "8 of 8 runs, 8 of them from before" in again.output
+    assert "recording" not in again.output
+
+
+def test_the_run_that_is_recorded_is_the_run_that_was_evaluated(tmp_path):
+    call("compare", "digits", *TINY, "--out", tmp_path)
+    stored = json.loads(next(tmp_path.glob("runs/adam_c-evaluate-seed100-*")).read_text())
+    (path,) = tmp_path.glob("records-adam_c.*.jsonl")
+    records = gradmem.Recorder.read(path)
+    (scope,) = stored["memory"]
+    assert len(records) == scope["steps"] == 2 * stored["steps_per_epoch"]
+    held = [records[-1].step + 1 - step for step in records[-1].held]
+    assert held == scope["ages"]
+    assert "What lay in memory, by step: adam_c" in (tmp_path / "report.html").read_text()
+
+
+def test_records_can_be_left_out_and_those_of_another_setting_go(tmp_path):
+    call("compare", "digits", *TINY, "--out", tmp_path, "--no-records")
+    assert not list(tmp_path.glob("records*"))
+    stale = tmp_path / "records-adam_c.0123456789abcdef.jsonl"
+    stale.write_text("")
+    call("compare", "digits", *TINY, "--out", tmp_path)
+    (path,) = tmp_path.glob("records*")
+    assert path != stale
 
 
 def test_the_table_fits_a_terminal(tmp_path):

@@ -23,6 +23,7 @@ FULL = {
     "epochs": 3,
     "batch_size": 16,
     "timeout": 60.0,
+    "records": False,
     "checkpoint_seconds": 0.0,
     "tensorboard": Path("logs"),
     "data": Path("data"),

@@ -336,7 +336,7 @@ def test_records_in_the_folder_become_a_map(whole, tmp_path):
     found = origin.read(tmp_path)
     assert found.toml == 'command = "compare"\ntask = "made"\n'
     page = html_page(findings(whole, found))
-    assert "What lay in memory, by step: records-&lt;b&gt;" in page
+    assert "What lay in memory, by step: &lt;b&gt;" in page
     assert "gradmem inspect" not in page
 
 

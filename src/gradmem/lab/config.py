@@ -106,6 +106,7 @@ class CompareConfig(TuneConfig):
     command: ClassVar[str] = "compare"
 
     seeds: AtLeastOne = 20
+    records: bool = True
 
 
 class TrainConfig(Config):

@@ -24,17 +24,22 @@ class Origin:
 
 
 def read(folder: Path) -> Origin:
-    """What ``folder`` holds: the config, and records if somebody put some there.
+    """What ``folder`` holds: the config, and records of memories.
 
     Raises:
         StoreError: a file of records holds something else.
     """
     config = folder / configs.NAME
     try:
-        found = {path.stem: gradmem.Recorder.read(path) for path in sorted(folder.glob(RECORDS))}
+        found = {_name(path): gradmem.Recorder.read(path) for path in sorted(folder.glob(RECORDS))}
     except gradmem.CheckpointError as error:
         raise StoreError(str(error)) from None
     return Origin(
         toml=config.read_text(encoding="utf-8") if config.is_file() else None,
         records={name: records for name, records in found.items() if records},
     )
+
+
+def _name(path: Path) -> str:
+    """``adam_c`` for ``records-adam_c.KEY.jsonl``; the whole name of another file."""
+    return path.name.split(".")[0].removeprefix("records-")

@@ -77,6 +77,14 @@ Out = Annotated[Path | None, folder_option("Folder for everything.", "gradmem-re
 OpenReport = Annotated[
     bool | None, typer.Option("--open/--no-open", help="Open the report in the browser.")
 ]
+Records = Annotated[
+    bool | None,
+    typer.Option(
+        "--records/--no-records",
+        help="Make one run of each memory variant again, recorded, for the memory map.",
+        show_default="records",
+    ),
+]
 Quiet = Annotated[
     bool | None,
     typer.Option("--quiet", "-q", help="Print errors alone.", show_default=False),

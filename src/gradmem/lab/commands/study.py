@@ -76,6 +76,7 @@ def compare(
     workers: options.Workers = None,
     storage: options.Storage = None,
     retry_crashed: options.RetryCrashed = None,
+    records: options.Records = None,
     tensorboard: options.TensorBoard = None,
     data: options.Data = None,
     out: options.Out = None,
@@ -109,9 +110,21 @@ def carry_out(config: "TuneConfig") -> None:
         with watch(console, plan) as watcher:
             study = work(config, plan, watcher, lambda line: _warn(console, line))
         if isinstance(config, CompareConfig):
-            conclude(console, study.comparison(), config)
+            comparison = study.comparison()
+            if config.records:
+                _record(console, comparison, config.folder)
+            conclude(console, comparison, config)
         else:
             say_best(console, study.tuned(), config)
+
+
+def _record(console: "Console", comparison: "Comparison", folder: Path) -> None:
+    from gradmem.lab.memory.first_runs import record_first_runs
+
+    def tell(label: str) -> None:
+        console.print(f"recording the memory of {label}")
+
+    record_first_runs(comparison, folder, tell)
 
 
 def report_on(config: "TuneConfig") -> None:
