@@ -74,8 +74,8 @@ def overview(comparison: Comparison, found: Sequence[Difference]) -> str:
     metric = comparison.plan.task.metric
     panels = [("validation loss", curves(comparison, "validation_loss"))]
     if found:
-        whose = "memory variant less its base" if found[0].variant.base else "less the first named"
-        heading = f"test {plain(metric.name)}: {whose}, a dot a seed"
+        whose = "variant less base" if found[0].variant.base else "less the first named"
+        heading = f"test {plain(metric.name)}: {whose}"
         panels.append((heading, differences(comparison, found)))
     return picture(panels)
 
