@@ -159,7 +159,7 @@ def test_a_crash_is_warned_of_with_its_traceback(whole):
     found = findings(spoilt)
     (line,) = found.warnings
     assert line == (
-        "Adam_C: 2 of 6 evaluation runs crashed; they count with the worst score: RuntimeError: "
+        "Adam_C: 2 of 6 evaluation runs crashed; they are left out of the scores: RuntimeError: "
         "shapes do not fit"
     )
     page = html_page(found)

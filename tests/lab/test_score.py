@@ -143,6 +143,27 @@ def test_failed_runs_do_not_count_as_fast():
     assert scores(part)[0].seconds_per_step == 0.01
 
 
+@pytest.mark.parametrize("crashes", [3, 5, 6])
+def test_crashes_decide_nothing(crashes):
+    def spoil(runs):
+        return [failed(run, "crashed") for run in runs[:crashes]] + runs[crashes:]
+
+    (found,) = differences(change_runs(comparison({"sgd": CLOSE, "sgd_c": CLOSE}), "sgd_c", spoil))
+    assert len(found.by_seed) == 6 - crashes
+    assert found.outcome not in ("win", "loss")
+    assert " is worse " not in verdict(found, Made.metric)
+
+
+def test_a_diverged_run_counts_as_the_worst():
+    part = change_runs(
+        comparison({"sgd": CLOSE, "sgd_c": CLOSE}),
+        "sgd_c",
+        lambda runs: [failed(run, "diverged") for run in runs],
+    )
+    (found,) = differences(part)
+    assert found.outcome == "loss"
+
+
 def test_pairs_without_a_family_are_all_against_the_first():
     found = comparison({"adam": CLOSE, "sgd": CLOSE, "adamw": CLOSE})
     assert [(a.spec.name, b.spec.name) for a, b in pairs(found)] == [

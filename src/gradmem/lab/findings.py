@@ -8,7 +8,15 @@ from typing import Any
 from gradmem.lab.compare import Comparison, Evaluated
 from gradmem.lab.origin import Origin
 from gradmem.lab.run import RunResult
-from gradmem.lab.score import Difference, Score, differences, headline, scores, verdict
+from gradmem.lab.score import (
+    FAILURES,
+    Difference,
+    Score,
+    differences,
+    headline,
+    scores,
+    verdict,
+)
 from gradmem.lab.statistics import Estimate
 from gradmem.lab.tasks.base import Metric
 
@@ -80,9 +88,11 @@ def _warnings(comparison: Comparison, found: tuple[Score, ...]) -> Iterator[str]
     for score in found:
         label, runs = score.spec.label, score.evaluated.runs
         for how, count in score.failed.items():
+            crashed = how == FAILURES["crashed"]
+            counted = "are left out of the scores" if crashed else "count with the worst score"
             yield (
-                f"{label}: {count} of {len(runs)} evaluation runs {how}; they count with the "
-                f"worst score{_reason(runs) if how == 'crashed' else ''}"
+                f"{label}: {count} of {len(runs)} evaluation runs {how}; they {counted}"
+                f"{_reason(runs) if crashed else ''}"
             )
         if len(runs) > 2 and len({run.test_score for run in runs}) == 1 and not score.failed:
             yield (

@@ -121,8 +121,12 @@ def median_step_time(evaluated: Evaluated) -> float:
 
 
 def final_score(run: RunResult) -> float:
-    """The test score of an evaluation run; NaN if it has none."""
-    return math.nan if run.test_score is None else run.test_score
+    """The test score of an evaluation run; NaN if it has none, or crashed.
+
+    A run that diverges or is too slow is the optimizer's doing, and counts with the worst score;
+    one that crashes says nothing about it.
+    """
+    return math.nan if run.test_score is None or run.status == "crashed" else run.test_score
 
 
 def _estimate(values: Sequence[float]) -> Estimate:
