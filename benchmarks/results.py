@@ -12,7 +12,7 @@ import csv
 from collections import Counter
 from pathlib import Path
 
-import tomllib
+import tomlkit
 
 from gradmem.lab.optimizers import OPTIMIZERS
 from gradmem.lab.tasks import get_task
@@ -35,7 +35,7 @@ the differences between tasks are larger than most of those in the table.
 def main() -> None:
     lines, outcomes = [], Counter()
     for folder in sorted(path.parent for path in RESULTS.glob("*/summary.csv")):
-        config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+        config = tomlkit.parse((folder / "config.toml").read_text(encoding="utf-8"))
         metric = get_task(config["task"]).metric
         rows = list(csv.DictReader((folder / "summary.csv").open(encoding="utf-8")))
         score = {row["optimizer"]: float(row["test_mean"]) for row in rows}
