@@ -12,6 +12,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from gradmem.lab import drawing
 from gradmem.lab.surfaces import command, figures, findings, landscape, pages, search
 from gradmem.lab.surfaces.cli import register
 from gradmem.lab.surfaces.findings import Findings
@@ -162,15 +163,15 @@ def test_families_share_a_hue_and_more_families_than_hues_are_told_apart():
 
 
 def test_the_png_is_in_printed_colours():
-    shown = figures.png(pages.figures.panels(found(setting("beale")), figures.printed)[:1])
+    shown = figures.png(pages.figures.panels(found(setting("beale")), drawing.printed)[:1])
     assert shown.startswith(b"\x89PNG")
     with pytest.raises(KeyError):
-        figures.printed("#123456")
+        drawing.printed("#123456")
 
 
 def test_slim_keeps_the_picture_and_shortens_its_numbers():
     assert (
-        figures.slim('<path d="M 1.23456 -0.04\nL 3.999 12345.67"/>')
+        drawing.slim('<path d="M 1.23456 -0.04\nL 3.999 12345.67"/>')
         == '<path d="M 1.2 0 L 4 12345.7"/>'
     )
 

@@ -147,3 +147,30 @@ def spread(heights: Sequence[float], gap: float, ceiling: float = 1.0) -> list[f
         moved[i] = min(moved[i], ceiling)
         ceiling = moved[i] - gap
     return moved
+
+
+def power(value: float) -> str:
+    """0.01 and 100 as they are, 1e-5 and 1e6 short."""
+    if 1e-3 <= value < 1e5:
+        return f"{value:g}"
+    digits, exponent = f"{value:.0e}".split("e")
+    return f"{digits}e{int(exponent)}"
+
+
+def slim(svg: str) -> str:
+    """The same picture with coordinates to a tenth of a point."""
+
+    def shorter(path: re.Match[str]) -> str:
+        return re.sub(r"\s+", " ", re.sub(r"-?\d+\.\d+", _tenths, path.group()))
+
+    return re.sub(r'\bd="[^"]*"', shorter, svg)
+
+
+def _tenths(number: re.Match[str]) -> str:
+    return f"{round(float(number.group()), 1) + 0.0:.10g}"  # adding zero makes -0 a 0
+
+
+def printed(stand_in: str) -> str:
+    """The colour on paper of one of the house's stand-ins."""
+    name = CSS_COLOURS[stand_in].removeprefix("var(--").removesuffix(")")
+    return PRINTED[name]

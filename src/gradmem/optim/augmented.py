@@ -182,11 +182,13 @@ class MemoryAugmented(MemoryHolder, Optimizer):
             GradientError: a gradient is sparse. Nothing was changed.
             StepError: the closure is not callable, or calls step itself.
         """
-        if not self._current_plan().memories:
+        plan = self._current_plan()
+        if not plan.memories:
             return self._step_optimizer(closure)
         loss = self._evaluate(closure)
+        if closure is not None:
+            plan = self._current_plan()  # it may have changed options or groups
         with torch.no_grad():
-            plan = self._current_plan()
             for memory in plan.memories:
                 check_gradients(memory)
             works = [combine_all(m, self.memory_state, gradients_of(m)) for m in plan.memories]

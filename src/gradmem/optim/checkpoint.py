@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from gradmem.errors import CheckpointError, OptionError, OptionTypeError
 from gradmem.memory.options import OPTION_NAMES, options_of
@@ -212,6 +214,24 @@ class Loading:
                 device = p.device if name in (SLOTS, SUM) else value.device
                 moved = value.to(device)
                 state[p][name] = moved.clone() if moved is value else moved
+
+
+@contextmanager
+def around_loading(
+    optimizer: Optimizer,
+    take: Callable[[dict[str, Any]], dict[str, Any]],
+    restore: Callable[[], None],
+) -> Iterator[None]:
+    """A block in which torch's own loading, which casts what it loads, is given what `take` makes
+    of the state_dict, and is followed by `restore`.
+    """
+    before = optimizer.register_load_state_dict_pre_hook(lambda _, given: take(given))
+    after = optimizer.register_load_state_dict_post_hook(lambda _: restore(), prepend=True)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
 
 
 def _find_functions(saved: dict[str, Any], group: Mapping[str, Any], index: int) -> None:

@@ -63,7 +63,7 @@ Work: TypeAlias = tuple[Memory, list[Part], Decision]
 
 def combine_all(memory: Memory, state: State, grads: Gradients) -> Work:
     """Updates for all parameters of a memory that have a gradient; changes nothing."""
-    decision = decide(memory, state, grads)
+    decision = decide(memory, state, grads, offered=grads)
     parts = [
         _combine(memory, portion, decision.moves[portion.row], state, grads)
         for portion in memory.portions

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 from torch import Tensor
-from torch.optim import NAdam, Optimizer
+from torch.optim import NAdam
 from torch.optim.nadam import nadam
 from torch.optim.optimizer import ParamsT
 
 from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
 from gradmem.memory.sharding import locals_of
+from gradmem.optim import checkpoint
 from gradmem.optim.documentation import documented
 from gradmem.optim.plan import Group
 from gradmem.optim.shell import MemoryOptimizer
@@ -116,25 +117,20 @@ class NAdam_C(MemoryOptimizer, NAdam):
         """
         products: list[Any] = []
 
-        def take(_: Optimizer, given: dict[str, Any]) -> None:
+        def take(given: dict[str, Any]) -> dict[str, Any]:
             keys = (key for group in given["param_groups"] for key in group["params"])
             products.extend(given["state"].get(key, {}).get(MU_PRODUCT) for key in keys)
+            return given
 
-        def restore(_: Optimizer) -> None:
+        def restore() -> None:
             parameters = (p for group in self.param_groups for p in group["params"])
             for p, product in zip(parameters, products, strict=True):
                 if isinstance(product, Tensor):  # a number was made one as torch does it
                     beside = self.state[p]["step"].device
                     self.state[p][MU_PRODUCT] = product.detach().clone().to(beside)
 
-        # Around torch's own loading, which would cast it to the parameter's type.
-        before = self.register_load_state_dict_pre_hook(take)
-        after = self.register_load_state_dict_post_hook(restore, prepend=True)
-        try:
+        with checkpoint.around_loading(self, take, restore):
             super().load_state_dict(state_dict)
-        finally:
-            before.remove()
-            after.remove()
 
     def _update(self, group: Group, updates: list[Tensor]) -> None:
         lists: list[list[Tensor]] = [[] for _ in range(6)]

@@ -51,9 +51,7 @@ def gradients_of(memory: Memory) -> dict[Tensor, Tensor]:
     return {p: grad for row in memory.rows for p in row if (grad := gradient(p)) is not None}
 
 
-def decide(
-    memory: Memory, state: State, grads: Gradients, offered: Gradients | None = None
-) -> Decision:
+def decide(memory: Memory, state: State, grads: Gradients, offered: Gradients) -> Decision:
     """What this step will do, a move for every row.
 
     Gradients are ranked by their norms. `offered` is what would be stored, if it is not they: where
@@ -64,8 +62,6 @@ def decide(
     ledger, options = memory.ledger, memory.options
     device, l2 = ledger.priority.device, options.norm == "l2"
     norm = size = ledger_norms(memory.rows, grads, device, l2=l2)
-    if offered is None:
-        offered = grads
     if offered is not grads:
         size = ledger_norms(memory.rows, offered, device, l2=l2)
         norm = norm.masked_fill(~torch.isfinite(size), torch.nan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,20 +108,25 @@ def _cells(scope: ScopeReport) -> tuple[str, ...]:
 
 def describe(memories: Sequence[Memory], state: State) -> MemoryReport:
     """The report on these memories; reads numbers from their device."""
-    return MemoryReport(
-        tuple(_describe_row(m, i, state) for m in memories for i in range(len(m.rows)))
-    )
+    return MemoryReport(tuple(scope for memory in memories for scope in _describe(memory, state)))
 
 
-def _describe_row(memory: Memory, row: int, state: State) -> ScopeReport:
+def _describe(memory: Memory, state: State) -> Iterator[ScopeReport]:
+    current, slots = weigh(memory.options.aggregate, memory.ledger, memory.options.kappa)
+    for row, weights in enumerate(zip(current.tolist(), slots.tolist(), strict=True)):
+        yield _describe_row(memory, row, weights, state)
+
+
+def _describe_row(
+    memory: Memory, row: int, weighed: tuple[float, list[float]], state: State
+) -> ScopeReport:
     ledger = memory.ledger
     births = ledger.birth[row].tolist()
     counters = ledger.counters[row].tolist()
     held = [slot for slot, birth in enumerate(births) if birth > 0]
     norms, priorities = ledger.norm[row].tolist(), ledger.priority[row].tolist()
     tensors = [p for p in memory.rows[row] if holds_memory(state, p)]
-    current, slots = weigh(memory.options.aggregate, ledger, memory.options.kappa)
-    weights = [slots[row].tolist()[slot] for slot in held]
+    current, weights = weighed[0], [weighed[1][slot] for slot in held]
     return ScopeReport(
         name=memory.names[row],
         parameters=len(memory.rows[row]),
@@ -134,8 +139,8 @@ def _describe_row(memory: Memory, row: int, state: State) -> ScopeReport:
         accepted_share=counters[ACCEPTED] / counters[STEPS] if counters[STEPS] else float("nan"),
         oldest_used=counters[OLDEST_USED],
         weights=tuple(weights),
-        total_weight=current[row].item() + sum(weights),
-        remark=_remark(current[row].item(), weights),
+        total_weight=current + sum(weights),
+        remark=_remark(current, weights),
         bytes=sum(local(state[p][key]).nbytes for p in tensors for key in (SLOTS, SUM))
         + (sum(state[tensors[0]][key].nbytes for key in LEDGER_KEYS) if tensors else 0),
     )

@@ -186,15 +186,12 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
                 changed.
         """
         loading = checkpoint.Loading(self.param_groups)
-        before = self.register_load_state_dict_pre_hook(lambda _, given: loading.take_memory(given))
-        after = self.register_load_state_dict_post_hook(
-            lambda _: loading.restore_memory(self.param_groups, self.state), prepend=True
-        )
-        try:
+
+        def restore() -> None:
+            loading.restore_memory(self.param_groups, self.state)
+
+        with checkpoint.around_loading(self, loading.take_memory, restore):
             super().load_state_dict(state_dict)
-        finally:
-            before.remove()
-            after.remove()
 
 
 def _check_graph_capture(optimizer: Optimizer) -> None:

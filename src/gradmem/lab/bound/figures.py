@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from gradmem.lab.bound.findings import Findings, NoiseFindings
 from gradmem.lab.bound.noise import METHODS, RATES
-from gradmem.lab.drawing import HUES, INK, Draw, name_ends
+from gradmem.lab.drawing import HUES, INK, Draw, name_ends, power
 
 # Colours by what made the run; the bound has the ink's.
 LOOKS: dict[str, dict[str, Any]] = {
@@ -159,13 +159,5 @@ def _decades(axes: Axes) -> None:
     decades = np.log10(high / low)
     subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)
     axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=9))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _power(value: float) -> str:
-    """0.01 and 100 as they are, 1e-5 and 1e6 short."""
-    if 1e-3 <= value < 1e5:
-        return f"{value:g}"
-    digits, exponent = f"{value:.0e}".split("e")
-    return f"{digits}e{int(exponent)}"

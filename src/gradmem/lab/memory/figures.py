@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from gradmem.lab.axes import log_scale
-from gradmem.lab.drawing import CSS_COLOURS, HUES, INK, PRINTED, STYLE, Draw, name_ends
+from gradmem.lab.drawing import CSS_COLOURS, HUES, INK, PRINTED, STYLE, Draw, name_ends, printed
 from gradmem.lab.memory.summary import Records, eviction_ages, of_scope, used_ages
 
 Array: TypeAlias = NDArray[np.float64]
@@ -86,11 +86,6 @@ def cosine_figure(records: Records, scope: str | None = None) -> Figure:
 def eviction_figure(runs: Sequence[Evictions]) -> Figure:
     """Age at eviction by decay and capacity."""
     return _printed(eviction_drawing, runs)
-
-
-def printed(stand_in: str) -> str:
-    """The colour on paper of one of the house's stand-ins."""
-    return PRINTED[CSS_COLOURS[stand_in].removeprefix("var(--").removesuffix(")")]
 
 
 def _printed(drawing: Drawing, *given: Any) -> Figure:

@@ -6,13 +6,12 @@ from collections.abc import Container, Iterator, Sequence
 from operator import itemgetter
 
 from gradmem.lab import markup
-from gradmem.lab.drawing import panel, picture
+from gradmem.lab.drawing import panel, picture, slim
 from gradmem.lab.findings import Table
 from gradmem.lab.memory import figures
 from gradmem.lab.memory.figures import Evictions, Panel
 from gradmem.lab.memory.recording import Plan, Run
 from gradmem.lab.memory.summary import Summary, summarise
-from gradmem.lab.surfaces.figures import slim
 
 SENTENCES = 3  # one for each run, if there are no more
 SCOPES_SHOWN = 40  # rows of a table, if every tensor has a ledger

@@ -3,12 +3,11 @@
 import html
 
 from gradmem.lab import figures
-from gradmem.lab.drawing import CSS_COLOURS, Draw, panel
+from gradmem.lab.drawing import CSS_COLOURS, Draw, panel, slim
 from gradmem.lab.findings import Findings
 from gradmem.lab.markup import figure
 from gradmem.lab.memory.figures import map_drawing
 from gradmem.lab.sensitivity import Sensitivity, sensitivities
-from gradmem.lab.surfaces.figures import slim
 
 CHIEF = ("capacity", "decay")  # the options of a memory whose sensitivity is drawn
 

@@ -2,7 +2,6 @@
 
 import io
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -17,7 +16,17 @@ from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from gradmem.lab.drawing import CSS_COLOURS, HUES, INK, PRINTED, STYLE, Draw, name_ends
+from gradmem.lab.drawing import (
+    CSS_COLOURS,
+    HUES,
+    INK,
+    PRINTED,
+    STYLE,
+    Draw,
+    name_ends,
+    power,
+    printed,
+)
 from gradmem.lab.surfaces.findings import Findings
 from gradmem.lab.surfaces.landscape import View, close_up, heights, levels, whole
 from gradmem.lab.surfaces.paths import Array, Path
@@ -230,7 +239,7 @@ def _rates(found: Findings, paint: Paint) -> Draw:
             axes.plot(rates[best], gaps[best], "o", color=colour, markersize=10, fillstyle="none")
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=8))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("learning rate (the axis is what was tried)")
         _decades(axes)
@@ -246,35 +255,8 @@ def _decades(axes: Axes) -> None:
     few, some = (1.0, 2.0, 5.0), (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
     subs = (1.0,) if decades > 2.5 else few if decades > 0.7 else some
     axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=9))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _power(value: float) -> str:
-    """0.01 and 100 as they are, 1e-5 and 1e6 short."""
-    if 1e-3 <= value < 1e5:
-        return f"{value:g}"
-    digits, exponent = f"{value:.0e}".split("e")
-    return f"{digits}e{int(exponent)}"
-
-
-def slim(svg: str) -> str:
-    """The same picture with coordinates to a tenth of a point."""
-
-    def shorter(path: re.Match[str]) -> str:
-        return re.sub(r"\s+", " ", re.sub(r"-?\d+\.\d+", _tenths, path.group()))
-
-    return re.sub(r'\bd="[^"]*"', shorter, svg)
-
-
-def _tenths(number: re.Match[str]) -> str:
-    return f"{round(float(number.group()), 1) + 0.0:.10g}"  # adding zero makes -0 a 0
-
-
-def printed(stand_in: str) -> str:
-    """The colour on paper of one of the house's stand-ins."""
-    name = CSS_COLOURS[stand_in].removeprefix("var(--").removesuffix(")")
-    return PRINTED[name]
 
 
 def chief(shown: Sequence[Panel]) -> list[Panel]:

@@ -3,7 +3,7 @@
 import html
 
 from gradmem.lab import markup
-from gradmem.lab.drawing import CSS_COLOURS, panel, picture
+from gradmem.lab.drawing import CSS_COLOURS, panel, picture, printed, slim
 from gradmem.lab.surfaces import figures, findings
 from gradmem.lab.surfaces.findings import Findings
 
@@ -15,7 +15,7 @@ def as_html(found: Findings) -> str:
         f'<p class="warning">{html.escape(line)}.</p>' for line in findings.warnings(found)
     )
     shown = (
-        markup.figure(heading[0].upper() + heading[1:], figures.slim(panel(draw)), caption)
+        markup.figure(heading[0].upper() + heading[1:], slim(panel(draw)), caption)
         for heading, draw, caption in figures.panels(found)
     )
     return markup.page(
@@ -50,9 +50,9 @@ def _border(look: figures.Look) -> str:
 def as_svg(found: Findings) -> str:
     """The chief figures in one file, for a page of one's own."""
     shown = figures.chief(figures.panels(found))
-    return figures.slim(picture([(heading, draw) for heading, draw, _ in shown]))
+    return slim(picture([(heading, draw) for heading, draw, _ in shown]))
 
 
 def as_png(found: Findings) -> bytes:
     """The same as pixels."""
-    return figures.png(figures.chief(figures.panels(found, figures.printed)))
+    return figures.png(figures.chief(figures.panels(found, printed)))

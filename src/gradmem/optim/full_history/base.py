@@ -186,7 +186,7 @@ class FullHistoryOptimizer(Optimizer):
         """
         kept: list[dict[str, Tensor]] = []
 
-        def take(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+        def take(given: dict[str, Any]) -> dict[str, Any]:
             saved = given["param_groups"]
             if [len(g["params"]) for g in saved] != [len(g["params"]) for g in self.param_groups]:
                 return given  # torch refuses it, and says why
@@ -195,7 +195,7 @@ class FullHistoryOptimizer(Optimizer):
             kept.extend(self._checked_saved_state(saved, given["state"]))
             return {**given, "state": {}, "param_groups": groups}
 
-        def restore(_: Optimizer) -> None:
+        def restore() -> None:
             for p, saved in zip(self._parameters(), kept, strict=True):
                 if saved:
                     entries = self._entries(p)
@@ -204,14 +204,8 @@ class FullHistoryOptimizer(Optimizer):
                         for name, value in saved.items()
                     }
 
-        # Around torch's own loading, which would cast the state to the parameters' types.
-        before = self.register_load_state_dict_pre_hook(take)
-        after = self.register_load_state_dict_post_hook(restore, prepend=True)
-        try:
+        with checkpoint.around_loading(self, take, restore):
             super().load_state_dict(state_dict)
-        finally:
-            before.remove()
-            after.remove()
 
     def _checked_saved_groups(self, saved: Sequence[Mapping[str, Any]]) -> list[Group]:
         """The groups of a checkpoint; options it does not name stay as they are."""
