@@ -182,6 +182,8 @@ MEMORY_ERRORS = [
     ({"norm": "l1"}, gradmem.OptionError, r"norm must be one of 'l2', 'sum', got 'l1'"),
     ({"max_age": 0}, gradmem.OptionError, r"max_age must be at least 1, got 0; None sets no"),
     ({"seed": -1}, gradmem.OptionError, r"seed must be at least 0, got -1"),
+    ({"memory_dtype": "int4"}, gradmem.OptionError, r"memory_dtype must be one.*got 'int4'"),
+    ({"memory_device": "disk"}, gradmem.OptionError, r"memory_device must be one.*got 'disk'"),
 ]
 
 INFOS = [

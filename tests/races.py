@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 import gradmem
+from gradmem.optim.state import store_of
 from reference import Twin
 
 CLASSES = {
@@ -133,7 +134,8 @@ class Race:
         for k, slot in enumerate(slots):
             if slot is not None:
                 total = total + slot[3]
-                self.close(state["memory_slots"][k].numpy(), slot[3], i, f"slot {k}")
+                stored = store_of(state).read(k).to(state["memory_sum"].dtype)
+                self.close(stored.numpy(), slot[3], i, f"slot {k}")
         self.close(state["memory_sum"].numpy(), total, i, "the running sum")
         steps, accepted = state["memory_counters"][:2].tolist()
         assert steps == ledger.step, self.where(i, "steps seen")

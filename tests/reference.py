@@ -29,6 +29,8 @@ MEMORY_DEFAULTS = {
     "norm": "l2",
     "max_age": None,
     "seed": 0,
+    "memory_dtype": None,
+    "memory_device": None,
 }
 
 
@@ -223,6 +225,8 @@ class Twin(BaseRules):
         k = self.choose(ledger, slot, options)
         if k is None:
             return False
+        for i, part in slot.gradients.items():
+            slot.gradients[i] = rounded(part, options["memory_dtype"])
         ledger.slots[k] = slot
         return True
 
@@ -309,6 +313,45 @@ class Twin(BaseRules):
             None if slot is None else (slot.priority, slot.norm, slot.birth, slot.gradients[i])
             for slot in self.ledger_of(i).slots
         ]
+
+
+LARGEST = {"float32": 2.0**128 - 2.0**104, "bfloat16": 2.0**128 - 2.0**120, "float16": 65504.0}
+DIGITS = {"bfloat16": (8, -133), "float16": (11, -24)}  # binary digits; exponent of the smallest
+
+
+def rounded(values, name):
+    """What is read back of numbers that were stored in this format, None for as they are.
+
+    A number beyond a format's largest becomes that; then it goes through float32. For int8 every
+    256 numbers, in the order of indices, have a scale.
+    """
+    if name is None:
+        return values
+    numbers = [float(x) for x in values.reshape(-1)]
+    if name == "int8":
+        blocks = [numbers[k : k + 256] for k in range(0, len(numbers), 256)]
+        numbers = [x for block in blocks for x in through_codes(block)]
+    else:
+        numbers = [through_float(x, name) for x in numbers]
+    return np.array(numbers, dtype=values.dtype).reshape(values.shape)
+
+
+def through_float(x, name):
+    x = float(np.float32(max(-LARGEST[name], min(LARGEST[name], x))))
+    if name == "float32" or x == 0:
+        return x
+    digits, smallest = DIGITS[name]
+    _, exponent = math.frexp(x)  # |x| < 2^exponent
+    unit = max(exponent - digits, smallest)
+    return math.ldexp(round(math.ldexp(x, -unit)), unit)
+
+
+def through_codes(block):
+    scale = max(abs(x) for x in block) / 127
+    scale = float(np.float32(min(scale, LARGEST["float32"] * (1 - 2**-23) / 127)))
+    scale = max(scale, 2.0**-126)
+    codes = [max(-127, min(127, round(x / scale))) for x in block]
+    return [float(np.float32(code * scale)) for code in codes]
 
 
 GOLDEN = 0x9E3779B97F4A7C15

@@ -1,4 +1,4 @@
-"""Who may import whom: torch <- memory <- optim <- registry <- gradmem <- lab."""
+"""Who may import whom: torch <- memory <- optim <- registry <- gradmem <- lab; proximal beside."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gradmem
+import gradmem.proximal
 
 ROOT = Path(gradmem.__file__).parent
 # What the modules of each room may import of gradmem, besides their own room.
@@ -17,9 +18,10 @@ ALLOWED = {
     "memory": {"errors"},
     "convergence": {"errors", "memory"},
     "optim": {"errors", "memory"},
+    "proximal": {"errors", "memory"},
     "registry": {"errors", "optim"},
     "__init__": {"convergence", "errors", "memory", "optim", "registry"},
-    "lab": {"gradmem", "errors"},
+    "lab": {"gradmem", "errors", "proximal"},
 }
 
 
@@ -83,6 +85,17 @@ def test_public_names_are_sorted_documented_and_all_there() -> None:
     public = {name for name in vars(gradmem) if not name.startswith("_")}
     submodules = {name for name, _ in modules()} | {"lab"}
     assert public - submodules == set(gradmem.__all__) - {"__version__"}
+
+
+def test_public_names_of_proximal_are_sorted_documented_and_all_there() -> None:
+    names = gradmem.proximal.__all__
+    assert names == sorted(names)
+    for name in names:
+        assert getattr(gradmem.proximal, name).__doc__, name
+    public = {name for name in vars(gradmem.proximal) if not name.startswith("_")}
+    submodules = {path.stem for name, path in modules() if name == "proximal"}
+    assert public - submodules == set(names) - submodules
+    assert all(callable(getattr(gradmem.proximal, name)) for name in names)  # and no module
 
 
 def test_the_torch_internals_we_call_have_the_signature_we_know() -> None:

@@ -45,17 +45,21 @@ def race(info, kwargs, steps, dtype=torch.float32):
     """The wrapper and the named class over the same gradients, of which some are missing or bad."""
     params, copies = ([*parameters(dtype), transposed(dtype)] for _ in range(2))
     ours, named = wrapped(info, params, **kwargs), info.make(copies, **kwargs)
+    # The named class has a fused pass of its own, which rounds otherwise than torch's.
+    close = {"rtol": 1e-5, "atol": 1e-6} if kwargs.get("fused") and named.has_kernel else {}
     for t, grads in enumerate(itertools.islice(gradients(params), steps)):
         # laid out like its parameter: torch's fused kernels take it for granted, unchecked
         grads[-1] = torch.empty_like(params[-1]).detach().copy_(grads[-1])
         if t % 5 == 4:
             grads[t % len(grads)] = None
-        if t == 7 and steps < 10:
+        # Of NaN torch's fused AMSGrad keeps the last few elements of a tensor out of the maximum.
+        if t == 7 and steps < 10 and not (close and kwargs.get("amsgrad")):
             grads[0] = torch.full_like(params[0], float("nan"))
         step_with(named, copies, [None if g is None else g.clone() for g in grads])
         step_with(ours, params, grads)
-        assert_same([p.detach() for p in params], [p.detach() for p in copies], where=f"step {t}")
-    assert_same(everything(ours, params), everything(named, copies))
+        own, others = ([p.detach() for p in some] for some in (params, copies))
+        assert_same(own, others, where=f"step {t}", **close)
+    assert_same(everything(ours, params), everything(named, copies), **close)
 
 
 def transposed(dtype):

@@ -202,7 +202,14 @@ def test_hooks_around_checkpoints_fire_once():
 
 # What it refuses ----------------------------------------------------------------------------------
 
-OTHER = {"capacity": 5, "policy": "fifo", "scope": "tensor", "norm": "sum", "aggregate": fading}
+OTHER = {
+    "capacity": 5,
+    "policy": "fifo",
+    "scope": "tensor",
+    "norm": "sum",
+    "aggregate": fading,
+    "memory_dtype": "int8",
+}
 
 
 @pytest.mark.parametrize("option", OTHER)
@@ -295,6 +302,8 @@ BAD = [
     ("norm", "l1", OptionError, "'l2'"),
     ("max_age", 0, OptionError, "at least 1"),
     ("seed", -1, OptionError, "at least 0"),
+    ("memory_dtype", "int4", OptionError, "'bfloat16'"),
+    ("memory_device", "disk", OptionError, "'cpu'"),
 ]
 
 

@@ -23,6 +23,9 @@ from optimizers import (
 NAN, INF = float("nan"), float("inf")
 MEMORY = {"capacity": 3, "decay": 0.9}
 
+# option, another value
+FIXED = {"capacity": 2, "scope": "tensor", "norm": "sum"}
+FIXED |= {"memory_dtype": "int8", "memory_device": "cpu"}
 # option, bad value, kind, allowed range, remedy or what the value is, as regular expressions
 MEMORY_VALUES = [
     *[("capacity", v, OptionError, "at least 0", "0 switches") for v in (-1, -100)],
@@ -38,22 +41,18 @@ MEMORY_VALUES = [
     *[("seed", v, OptionTypeError, "an integer", "random") for v in (True, 0.5, None, "3")],
     *[("max_age", v, OptionError, "at least 1", "None sets no limit") for v in (0, -5)],
     *[("max_age", v, OptionTypeError, "an integer", "None sets") for v in (True, 2.0, NAN, "3")],
-    *[
-        ("aggregate", v, kind, "'mean', 'sum', 'mid'", "one of")
-        for v, kind in (("maximum", OptionError), (None, OptionTypeError), (1, OptionTypeError))
-    ],
-    *[
-        ("policy", v, kind, "'top_norm', 'bottom_norm', 'fifo'", "one of")
-        for v, kind in (("lru", OptionError), (True, OptionTypeError), (["fifo"], OptionTypeError))
-    ],
-    *[
-        ("scope", v, kind, "'model', 'group', 'tensor'", "one of")
-        for v, kind in (("layer", OptionError), (None, OptionTypeError), (NAN, OptionTypeError))
-    ],
-    *[
-        ("norm", v, kind, "'l2', 'sum'", "one of")
-        for v, kind in (("L2", OptionError), (2, OptionTypeError))
-    ],
+    ("aggregate", "maximum", OptionError, "'mean', 'sum', 'mid'", "one of"),
+    *[("aggregate", v, OptionTypeError, "'mean', 'sum', 'mid'", "one of") for v in (None, 1)],
+    ("policy", "lru", OptionError, "'top_norm', 'bottom_norm', 'fifo'", "one of"),
+    *[("policy", v, OptionTypeError, "'top_norm', 'bottom_norm'", "") for v in (True, ["fifo"])],
+    ("scope", "layer", OptionError, "'model', 'group', 'tensor'", "one of"),
+    *[("scope", v, OptionTypeError, "'model', 'group', 'tensor'", "one of") for v in (None, NAN)],
+    ("norm", "L2", OptionError, "'l2', 'sum'", "one of"),
+    ("norm", 2, OptionTypeError, "'l2', 'sum'", "one of"),
+    *[("memory_dtype", v, OptionError, "'float32', .*", "or None") for v in ("int4", torch.int32)],
+    ("memory_dtype", 8, OptionTypeError, "'float32', 'bfloat16', 'float16', 'int8' or None", "own"),
+    ("memory_device", "cuda", OptionError, "'cpu' or None", "beside the parameters"),
+    ("memory_device", True, OptionTypeError, "'cpu' or None", "beside the parameters"),
 ]
 _FINITE = "a finite number of at least 0"
 NUMBERS = [
@@ -147,14 +146,14 @@ def test_a_bad_value_edited_into_a_group_is_refused_at_the_next_step(info, o, v,
     right = optimizer.param_groups[0][o]
     optimizer.param_groups[0][o] = v
     error = refuse((OptionError, OptionTypeError), optimizer.step, optimizer, params)
-    fixed = o in ("capacity", "scope", "norm")
+    fixed = o in FIXED
     assert_says(error, o, v, r"^param group 0: ", "set it back" if fixed else a)
     optimizer.param_groups[0][o] = right
     continues(optimizer, params)
 
 
 @pytest.mark.parametrize("how", ["the next step", "add_param_group", "deepcopy", "memory_report"])
-@pytest.mark.parametrize(("name", "value"), [("capacity", 2), ("scope", "tensor"), ("norm", "sum")])
+@pytest.mark.parametrize(("name", "value"), FIXED.items())
 @each_optimizer
 def test_an_option_that_is_fixed_cannot_be_edited(info, name, value, how):
     params = parameters()

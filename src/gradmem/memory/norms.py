@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from gradmem.memory.formats import flat
 from gradmem.memory.sharding import mesh_key, sum_over_mesh
-from gradmem.memory.slots import flat
 
 # A float32 norm of many millions of elements loses digits (2e-4 at 8 million); blocks of this many
 # are summed in float64.
@@ -29,16 +29,15 @@ def ledger_norms(
     In float32 a norm above 1.8e19 counts as infinite and one below 1e-23 as zero, as squares do.
     """
     total = torch.zeros(len(rows), dtype=torch.float64, device=device)
-    keys = {p: mesh_key(p) for row in rows for p in row if p in gradients}
-    for key in dict.fromkeys(keys.values()):
-        alike = [[p for p in row if p in keys and keys[p] == key] for row in rows]
+    present = [[p for p in row if p in gradients] for row in rows]
+    for alike in _by_mesh(present):
         some = [p for row in alike for p in row]
         counts = [len(row) for row in alike]
-        squares = squared_norms([gradients[p] for p in some], device)
+        each = squared_norms([gradients[p] for p in some], device)
         if l2:
-            total += sum_over_mesh(some[0], _sum_rows(squares, counts))
+            total += sum_over_mesh(some[0], _sum_rows(each, counts))
         else:
-            total += _sum_rows(sum_over_mesh(some[0], squares).sqrt(), counts)
+            total += _sum_rows(sum_over_mesh(some[0], each).sqrt(), counts)
     return total.sqrt() if l2 else total
 
 
@@ -54,13 +53,19 @@ def ledger_dots(
     Complex numbers count as pairs of real ones.
     """
     total = torch.zeros(len(rows), dtype=torch.float64, device=device)
-    keys = {p: mesh_key(p) for row in rows for p in row if p in one and p in other}
-    for key in dict.fromkeys(keys.values()):
-        alike = [[p for p in row if p in keys and keys[p] == key] for row in rows]
+    for alike in _by_mesh([[p for p in row if p in one and p in other] for row in rows]):
         some = [p for row in alike for p in row]
         dots = torch.stack([_dot(one[p], other[p], device) for p in some])
         total += sum_over_mesh(some[0], _sum_rows(dots, [len(row) for row in alike]))
     return total
+
+
+def _by_mesh(rows: Sequence[Sequence[Tensor]]) -> list[Sequence[Sequence[Tensor]]]:
+    """Rows of those parameters alone that can be summed over the mesh together, for each kind."""
+    kinds = list(dict.fromkeys(mesh_key(p) for row in rows for p in row))
+    if len(kinds) == 1:
+        return [rows]
+    return [[[p for p in row if mesh_key(p) == kind] for row in rows] for kind in kinds]
 
 
 def squared_norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -92,10 +92,11 @@ def commit(ledger: Ledger, decision: Decision, decay: float) -> None:
             _commit_row(row, move, decay)
     rows = decision.rows
     _write(ledger.priority, [row.priorities for row in rows])
-    _write(ledger.norm, [row.norms for row in rows])
-    _write(ledger.birth, [row.births for row in rows])
     _write(ledger.counters, [row.counters for row in rows])
-    _write(ledger.drift, [row.drift for row in rows])
+    if any(move.write for move in decision.moves):  # else the others are as they were
+        _write(ledger.norm, [row.norms for row in rows])
+        _write(ledger.birth, [row.births for row in rows])
+        _write(ledger.drift, [row.drift for row in rows])
 
 
 def _weights(

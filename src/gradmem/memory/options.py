@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+import torch
 
 from gradmem.errors import OptionError, OptionTypeError
 from gradmem.memory.aggregates import AggregateFunction
+from gradmem.memory.formats import FORMATS, FormatName
 from gradmem.memory.policies import PolicyFunction
 
 # fmt: off
@@ -25,6 +28,8 @@ Aggregate: TypeAlias = AggregateName | AggregateFunction
 Policy: TypeAlias = PolicyName | PolicyFunction
 Scope: TypeAlias = Literal["model", "group", "tensor"]
 Norm: TypeAlias = Literal["l2", "sum"]
+MemoryDtype: TypeAlias = FormatName | torch.dtype | None
+MemoryDevice: TypeAlias = Literal["cpu"] | torch.device | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,10 @@ class MemoryOptions:
         norm: "l2", or "sum" of the tensors' own L2 norms, as the authors' programs have it.
         max_age: steps after which a gradient is dropped, an integer from 1; None for no limit.
         seed: of the random policies, an integer from 0; equal seeds make equal choices.
+        memory_dtype: what stored gradients are rounded to: "float32", "bfloat16", "float16", "int8"
+            (a scale for every 256 elements), or such a torch.dtype; None for the parameter's own.
+        memory_device: "cpu" to keep stored gradients in the host's memory; None for beside the
+            parameters.
 
     Raises:
         OptionError: an option is out of range.
@@ -66,6 +75,8 @@ class MemoryOptions:
     norm: Norm = "l2"
     max_age: int | None = None
     seed: int = 0
+    memory_dtype: MemoryDtype = None
+    memory_device: MemoryDevice = None
 
     def __post_init__(self) -> None:
         check_integer("capacity", self.capacity, 0, "0 switches the memory off")
@@ -96,11 +107,21 @@ class MemoryOptions:
             check_choice("policy", self.policy, get_args(PolicyName), " or a function")
         check_choice("scope", self.scope, get_args(Scope))
         check_choice("norm", self.norm, get_args(Norm))
+        # Names, not torch's objects: param_groups go through checkpoints of every kind.
+        if self.memory_dtype is not None:
+            object.__setattr__(self, "memory_dtype", _format_name(self.memory_dtype))
+        if self.memory_device is not None:
+            object.__setattr__(self, "memory_device", _device_name(self.memory_device))
 
     @property
     def enabled(self) -> bool:
         """Whether anything is remembered at all."""
         return self.capacity > 0 and self.kappa != 0
+
+    @property
+    def format(self) -> FormatName | None:
+        """The name of `memory_dtype`, which is one once the options are made."""
+        return cast("FormatName | None", self.memory_dtype)
 
     def as_group(self) -> dict[str, Any]:
         """The options as entries of a param group."""
@@ -113,6 +134,19 @@ OPTION_NAMES: tuple[str, ...] = tuple(field.name for field in fields(MemoryOptio
 def options_of(group: Mapping[str, Any]) -> MemoryOptions:
     """The memory options of a param group, checked."""
     return MemoryOptions(**{name: group[name] for name in OPTION_NAMES})
+
+
+def _format_name(value: object) -> str:
+    names = {dtype: name for name, dtype in FORMATS.items()}
+    name = names.get(value, str(value)) if isinstance(value, torch.dtype) else value
+    check_choice("memory_dtype", name, get_args(FormatName), " or None for the parameter's own")
+    return str(name)
+
+
+def _device_name(value: object) -> str:
+    name = str(value) if isinstance(value, torch.device) else value
+    check_choice("memory_device", name, ("cpu",), " or None for beside the parameters")
+    return str(name)
 
 
 def _check_real(name: str, value: object) -> None:

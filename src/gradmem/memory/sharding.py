@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is a DTensor; asked by attribute, as torch.distributed may be absent."""
-    return type(tensor) not in _PLAIN and hasattr(tensor, "device_mesh")
+    return type(tensor) not in PLAIN and hasattr(tensor, "device_mesh")
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -55,10 +55,14 @@ def gradient(parameter: Tensor) -> Tensor | None:
     than the parameter: it is brought to the parameter's layout first, as arithmetic between the two
     would do.
     """
-    grad = parameter.grad
-    if grad is not None and is_sharded(parameter) and _placements(grad) != _placements(parameter):
+    return None if parameter.grad is None else local_gradient(parameter, parameter.grad)
+
+
+def local_gradient(parameter: Tensor, grad: Tensor) -> Tensor:
+    """`gradient` of a parameter that has this one."""
+    if is_sharded(parameter) and _placements(grad) != _placements(parameter):
         grad = grad.redistribute(placements=_placements(parameter))  # type: ignore[attr-defined]
-    return None if grad is None else local(grad)
+    return local(grad)
 
 
 def sum_over_mesh(reference: Tensor, value: Tensor) -> Tensor:

@@ -1,52 +1,89 @@
 """Where the gradients lie: slots of shape (C, *shape) and their running sum, per parameter.
 
-Functions on lists of plain tensors, in place, through `Scratch`. A weight or a slot is a Python
-number where decisions are known on the host, and a zero-dimensional tensor where they stay on the
-accelerator.
+Functions on lists of parameters, in place, through `Scratch`. A weight or a slot is a Python number
+where decisions are known on the host, and a zero-dimensional tensor where they stay on the
+accelerator. The running sum is always that of what is stored, as it is read back. Slots that lie
+in the host's memory beside an accelerator (`offload`) are exchanged by decisions of the host alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gradmem.memory import offload
+from gradmem.memory.formats import blocks_of, decode, encode, is_dense, stored_dtype, sum_dtype
 from gradmem.memory.sharding import like, local, stacked_like
 
-_SUM_DTYPES = {
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.complex32: torch.complex64,
-}
+
+class Store(NamedTuple):
+    """What the memory holds of one parameter on this rank; of DTensors, the local parts.
+
+    Attributes:
+        slots: (C, *shape), in the format of the memory.
+        total: (*shape), the running sum, float32 or wider.
+        scales: (C, blocks) float32 where the slots are int8; else None.
+    """
+
+    slots: Tensor
+    total: Tensor
+    scales: Tensor | None
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the slots are in the host's memory, and the sum is not."""
+        return offload.is_apart(self.slots, self.total)
+
+    def row(self, slot: int) -> tuple[Tensor, Tensor | None]:
+        """One slot where it lies, and its scales if it has any."""
+        return self.slots[slot], None if self.scales is None else self.scales[slot]
+
+    def read(self, slot: int) -> Tensor:
+        """The gradient in a slot, where the sum is: a view of it, or new numbers."""
+        if self.is_apart:
+            lane = offload.lane_of(self.total.device)
+            return decode(*lane.fetch(self.slots, self.scales, slot))
+        return decode(*self.row(slot))
+
+    def write(self, slot: int, gradient: Tensor) -> Tensor:
+        """Put a gradient into a slot; returns what `read` will."""
+        codes, scales = encode(gradient, self.slots.dtype)
+        if self.is_apart:
+            lane = offload.lane_of(self.total.device)
+            lane.put(self.slots, self.scales, slot, codes, scales)
+            return decode(codes, scales)
+        for table, new in zip(self.row(slot), (codes, scales), strict=True):
+            if table is not None and new is not None:
+                table.copy_(new)
+        return self.read(slot)
 
 
-def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type of the running sum of gradients of this type: float32 or wider."""
-    return _SUM_DTYPES.get(dtype, dtype)
+def allocate(
+    parameter: Tensor, capacity: int, chosen: str | None, *, on_host: bool = False
+) -> Store:
+    """An empty store, of the `chosen` format or the parameter's own; DTensors for a DTensor.
 
-
-def allocate(parameter: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-    """Empty slots (capacity, *shape) of the parameter's type and their running sum (*shape)."""
+    `on_host`: slots and scales are in the host's memory, wherever the parameter is.
+    """
     part = local(parameter).detach()
-    slots = part.new_zeros((capacity, *part.shape))
-    if _is_dense(part):
-        slots = slots.as_strided(slots.shape, (part.numel(), *part.stride()))
+    dtype = stored_dtype(part.dtype, chosen)
+
+    def table(*shape: int, dtype: torch.dtype) -> Tensor:
+        if on_host:
+            return offload.host_zeros(shape, dtype, part.device)
+        return part.new_zeros(shape, dtype=dtype)
+
+    slots = table(capacity, *part.shape, dtype=dtype)
     total = torch.zeros_like(part, dtype=sum_dtype(part.dtype))
-    return stacked_like(parameter, slots), like(parameter, total)
-
-
-def flat(tensor: Tensor) -> Tensor:
-    """All elements in one dimension; a view if they lie densely, whatever their order."""
-    if _is_dense(tensor):
-        return tensor.as_strided((tensor.numel(),), (1,))
-    return tensor.reshape(-1)
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether its elements fill one block of memory, in any order of dimensions."""
-    return tensor.numel() > 0 and torch.ops.aten.is_non_overlapping_and_dense(tensor)
+    if dtype is torch.int8:
+        scales = table(capacity, blocks_of(part.numel()), dtype=torch.float32)
+        return Store(slots, total, scales)
+    if is_dense(part):
+        slots = slots.as_strided(slots.shape, (part.numel(), *part.stride()))
+    return Store(stacked_like(parameter, slots), like(parameter, total), None)
 
 
 def combine(
@@ -79,7 +116,7 @@ def combine(
 def combine_slots(
     out: list[Tensor],
     grads: list[Tensor],
-    slots: list[Tensor],
+    stores: Sequence[Store],
     current: float | Tensor,
     weights: Sequence[float] | Tensor,
 ) -> None:
@@ -87,58 +124,83 @@ def combine_slots(
 
     Of weights known on the host, those that are zero cost nothing.
     """
-    for result, grad, stored in zip(out, grads, slots, strict=True):
+    for result, grad, store in zip(out, grads, stores, strict=True):
         torch.mul(grad.to(result.dtype), _like(current, result), out=result)
         for k, weight in enumerate(weights):
             if isinstance(weight, Tensor):
-                result.addcmul_(stored[k].to(result.dtype), _like(weight, result))
+                result.addcmul_(store.read(k).to(result), _like(weight, result))
             elif weight != 0.0:
-                result.add_(stored[k], alpha=weight)
+                result.add_(store.read(k), alpha=weight)
 
 
 def _like(weight: float | Tensor, result: Tensor) -> Any:
     return weight.to(result.real.dtype) if isinstance(weight, Tensor) else weight
 
 
-def exchange(slots: list[Tensor], sums: list[Tensor], grads: list[Tensor], slot: int) -> None:
-    """``S += g - slot; slot = g`` for every tensor, the slot known on the host."""
-    rows = [tensor[slot] for tensor in slots]
-    torch._foreach_sub_(sums, rows)
-    torch._foreach_add_(sums, grads)
-    torch._foreach_copy_(rows, grads)
+def prefetch(stores: Sequence[Store], slot: int) -> None:
+    """Begin to bring what an `exchange` with this slot will read, where it has a way to go."""
+    apart = [store for store in stores if store.is_apart]
+    if apart:
+        lane = offload.lane_of(apart[0].total.device)
+        room = offload.UNDERWAY - lane.underway
+        for store in apart:
+            if room > 0:
+                lane.start(store.slots, store.scales, slot)
+                room -= store.slots[slot].nbytes
+
+
+def exchange(stores: Sequence[Store], grads: list[Tensor], slot: int) -> None:
+    """``S += g - slot; slot = g`` for every parameter, the slot known on the host."""
+    sums = [store.total for store in stores]
+    torch._foreach_sub_(sums, [store.read(slot) for store in stores])
+    new = [store.write(slot, grad) for store, grad in zip(stores, grads, strict=True)]
+    torch._foreach_add_(sums, new)
 
 
 def exchange_where(
-    slots: Sequence[Tensor],
-    sums: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    slot: Tensor,
-    write: Tensor,
+    stores: Sequence[Store], grads: Sequence[Tensor], slot: Tensor, write: Tensor
 ) -> None:
     """`exchange` where the zero-dimensional `write` holds, nothing elsewhere; no host sync.
 
     A refused gradient writes the slot's own content back, so a NaN in it leaves no trace.
     """
     index = slot.reshape(1)
-    for tensor, total, grad in zip(slots, sums, grads, strict=True):
-        old = tensor.index_select(0, index)
-        new = torch.where(write, grad, old)
-        total.sub_(old[0]).add_(new[0])
-        tensor.index_copy_(0, index, new)
+    for store, grad in zip(stores, grads, strict=True):
+        old = store.slots.index_select(0, index)[0]
+        new, new_scales = encode(grad, old.dtype)
+        new = torch.where(write, new, old)
+        old_scales = None
+        if store.scales is not None and new_scales is not None:
+            old_scales = store.scales.index_select(0, index)[0]
+            new_scales = torch.where(write, new_scales, old_scales)
+            store.scales.index_copy_(0, index, new_scales[None])
+        store.total.sub_(decode(old, old_scales)).add_(decode(new, new_scales))
+        store.slots.index_copy_(0, index, new[None])
 
 
-def renew(slots: Sequence[Tensor], sums: Sequence[Tensor]) -> None:
+def renew(stores: Sequence[Store]) -> None:
     """``S`` made anew from the slots, which ends whatever rounding error it had gathered."""
-    for tensor, total in zip(slots, sums, strict=True):
-        torch.sum(tensor, dim=0, dtype=total.dtype, out=total)
+    for store in stores:
+        # On the CPU, torch's sum in a wider type would first make a copy of all slots in it.
+        widened = store.slots.dtype is not store.total.dtype and store.total.device.type == "cpu"
+        if widened or store.scales is not None or store.is_apart:
+            store.total.zero_()
+            for k in range(len(store.slots)):
+                store.total.add_(store.read(k))
+        else:
+            torch.sum(store.slots, dim=0, dtype=store.total.dtype, out=store.total)
 
 
-def clear(slots: Sequence[Tensor], sums: Sequence[Tensor], emptied: Tensor) -> None:
+def clear(stores: Sequence[Store], emptied: Tensor) -> None:
     """Empty the slots marked in the (C,) mask, and renew the sums."""
-    for tensor in slots:
-        mask = emptied.to(tensor.device).reshape(-1, *[1] * (tensor.dim() - 1))
-        tensor.masked_fill_(mask, 0)
-    renew(slots, sums)
+    if any(store.is_apart for store in stores):
+        offload.settle()
+    for store in stores:
+        for table in (store.slots, store.scales):
+            if table is not None:
+                mask = emptied.to(table.device).reshape(-1, *[1] * (table.dim() - 1))
+                table.masked_fill_(mask, 0)
+    renew(stores)
 
 
 class Scratch:
@@ -158,7 +220,7 @@ class Scratch:
         parts = torch.split(buffer[: sum(sizes)], sizes)
         return [
             part.as_strided(tensor.shape, tensor.stride(), part.storage_offset())
-            if _is_dense(tensor)
+            if is_dense(tensor)
             else part[: tensor.numel()].view(tensor.shape)
             for part, tensor in zip(parts, tensors, strict=True)
         ]

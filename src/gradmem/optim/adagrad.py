@@ -11,7 +11,16 @@ from torch.optim.adagrad import adagrad
 from torch.optim.optimizer import ParamsT
 
 from gradmem.errors import OptionError
-from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope, options_of
+from gradmem.memory.options import (
+    Aggregate,
+    MemoryDevice,
+    MemoryDtype,
+    MemoryOptions,
+    Norm,
+    Policy,
+    Scope,
+    options_of,
+)
 from gradmem.memory.sharding import locals_of
 from gradmem.optim import validation
 from gradmem.optim.documentation import documented
@@ -87,13 +96,27 @@ class Adagrad_C(MemoryOptimizer, Adagrad):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
+            MemoryOptions(
+                capacity,
+                decay,
+                aggregate,
+                kappa,
+                policy,
+                scope,
+                norm,
+                max_age,
+                seed,
+                memory_dtype,
+                memory_device,
+            ),
             lr=lr,
             lr_decay=lr_decay,
             weight_decay=weight_decay,

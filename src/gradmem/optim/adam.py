@@ -7,15 +7,39 @@ from torch.optim import Adam, AdamW
 from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
-from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
+from gradmem.memory.options import (
+    Aggregate,
+    MemoryDevice,
+    MemoryDtype,
+    MemoryOptions,
+    Norm,
+    Policy,
+    Scope,
+)
 from gradmem.memory.sharding import locals_of
 from gradmem.optim.documentation import documented
+from gradmem.optim.fused.kernel import Kernel
 from gradmem.optim.plan import Group
 from gradmem.optim.shell import MemoryOptimizer
 
 
 class AdamRule(MemoryOptimizer, Adam):
     """torch's rule, on what it is given for gradients."""
+
+    has_kernel = True
+    _kernel_name = "adam"
+
+    def _kernel(self, group: Group) -> Kernel:
+        names = ("weight_decay", "decoupled_weight_decay", "maximize")
+        options = (group["lr"], *group["betas"], group["eps"], *(group[name] for name in names))
+        most = "max_exp_avg_sq" if group["amsgrad"] else None
+        return Kernel(
+            self._kernel_name, tuple(map(float, options)), ("exp_avg", "exp_avg_sq", most)
+        )
+
+    def _make_state(self, group: Group) -> None:
+        lists: list[list[Tensor]] = [[] for _ in range(6)]
+        self._init_group(group, *lists)  # type: ignore[no-untyped-call]
 
     def _update(self, group: Group, updates: list[Tensor]) -> None:
         lists: list[list[Tensor]] = [[] for _ in range(6)]
@@ -107,6 +131,8 @@ class Adam_C(AdamRule):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -116,7 +142,19 @@ class Adam_C(AdamRule):
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
+            MemoryOptions(
+                capacity,
+                decay,
+                aggregate,
+                kappa,
+                policy,
+                scope,
+                norm,
+                max_age,
+                seed,
+                memory_dtype,
+                memory_device,
+            ),
             lr=lr,
             betas=betas,
             eps=eps,
@@ -194,6 +232,8 @@ class AdamW_C(AdamRule, AdamW):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
@@ -202,7 +242,19 @@ class AdamW_C(AdamRule, AdamW):
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
+            MemoryOptions(
+                capacity,
+                decay,
+                aggregate,
+                kappa,
+                policy,
+                scope,
+                norm,
+                max_age,
+                seed,
+                memory_dtype,
+                memory_device,
+            ),
             lr=lr,
             betas=betas,
             eps=eps,

@@ -12,7 +12,15 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from gradmem.errors import GradientError, OptionError, OptionTypeError
-from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
+from gradmem.memory.options import (
+    Aggregate,
+    MemoryDevice,
+    MemoryDtype,
+    MemoryOptions,
+    Norm,
+    Policy,
+    Scope,
+)
 from gradmem.memory.sharding import gradient, local, locals_of, stacked_like
 from gradmem.optim import validation
 from gradmem.optim.documentation import documented
@@ -298,12 +306,26 @@ class AggMo_C(MemoryOptimizer, AggMo):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
         maximize: bool = False,
         foreach: bool | None = None,
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
+            MemoryOptions(
+                capacity,
+                decay,
+                aggregate,
+                kappa,
+                policy,
+                scope,
+                norm,
+                max_age,
+                seed,
+                memory_dtype,
+                memory_device,
+            ),
             lr=lr,
             betas=betas,
             weight_decay=weight_decay,

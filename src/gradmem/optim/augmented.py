@@ -11,13 +11,23 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradmem.memory.options import OPTION_NAMES, Aggregate, MemoryOptions, Norm, Policy, Scope
+from gradmem.memory import offload
+from gradmem.memory.options import (
+    OPTION_NAMES,
+    Aggregate,
+    MemoryDevice,
+    MemoryDtype,
+    MemoryOptions,
+    Norm,
+    Policy,
+    Scope,
+)
 from gradmem.optim import checkpoint, validation
 from gradmem.optim.documentation import documented
 from gradmem.optim.handover import Work, check_wrappable, combine_all, handed_over, own_options
 from gradmem.optim.holder import MemoryHolder
 from gradmem.optim.plan import Group
-from gradmem.optim.remember import check_gradients, exchanging, gradients_of
+from gradmem.optim.remember import exchanging, gradients_of
 from gradmem.optim.state import State
 
 _HOOKS = tuple(
@@ -63,8 +73,9 @@ class MemoryAugmented(MemoryHolder, Optimizer):
 
     {memory_numerics}
     With ``capacity=0`` or ``kappa=0`` its step is called as it is, and every bit is its own. Around
-    torch's SGD, RMSprop, Adam or AdamW every bit is that of the named class, which needs no extra
-    copy and goes through the parameters in portions that stay in cache.
+    torch's SGD, RMSprop, Adam or AdamW every bit is that of the named class, unless that is given
+    ``fused=True``: it needs no extra copy, goes through the parameters in portions that stay in
+    cache, and has fused passes of its own, which round otherwise.
 
     Example:
         >>> import torch
@@ -98,12 +109,24 @@ class MemoryAugmented(MemoryHolder, Optimizer):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
         *,
         groups: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         check_wrappable(optimizer)
         options = MemoryOptions(
-            capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed
+            capacity,
+            decay,
+            aggregate,
+            kappa,
+            policy,
+            scope,
+            norm,
+            max_age,
+            seed,
+            memory_dtype,
+            memory_device,
         )
         own = own_options(groups, len(optimizer.param_groups))
         self.__setstate__(
@@ -189,9 +212,11 @@ class MemoryAugmented(MemoryHolder, Optimizer):
         if closure is not None:
             plan = self._current_plan()  # it may have changed options or groups
         with torch.no_grad():
-            for memory in plan.memories:
-                check_gradients(memory)
-            works = [combine_all(m, self.memory_state, gradients_of(m)) for m in plan.memories]
+            given = [gradients_of(memory) for memory in plan.memories]
+            works = [
+                combine_all(memory, self.memory_state, grads)
+                for memory, grads in zip(plan.memories, given, strict=True)
+            ]
             self._watch(works)
         updates = {p: u for _, parts, _ in works for part in parts for p, u in part.updates()}
         with handed_over(updates):
@@ -247,7 +272,9 @@ class MemoryAugmented(MemoryHolder, Optimizer):
         where = f"param group {len(self.memory_groups)}: "
         options = {**self._memory_defaults.as_group(), **chosen}
         validation.check_parameters(params, {}, where)
-        return validation.checked_options(options, where).as_group()
+        checked = validation.checked_options(options, where)
+        validation.check_storage(params, checked, where)
+        return checked.as_group()
 
     def _keep_memory_group(self, params: list[Tensor], options: Mapping[str, Any]) -> None:
         group = {**options, "params": params}
@@ -257,6 +284,7 @@ class MemoryAugmented(MemoryHolder, Optimizer):
     # Checkpoints --------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
+        offload.settle()
         names = ("optimizer", "memory_state", "memory_groups", "_memory_defaults", "_fixed")
         return {name: self.__dict__[name] for name in names}
 
@@ -275,6 +303,7 @@ class MemoryAugmented(MemoryHolder, Optimizer):
         Raises:
             CheckpointError: the wrapped optimizer's has another form than torch's.
         """
+        offload.settle()
         base = self.optimizer.state_dict()
         return checkpoint.joined(base, self._memory_groups(), self.memory_state)
 

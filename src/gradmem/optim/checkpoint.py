@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gradmem.errors import CheckpointError, OptionError, OptionTypeError
-from gradmem.memory.options import OPTION_NAMES, options_of
+from gradmem.memory import offload
+from gradmem.memory.options import OPTION_NAMES, MemoryOptions, options_of
 from gradmem.memory.sharding import is_sharded
-from gradmem.memory.slots import sum_dtype
-from gradmem.optim.state import MEMORY_KEYS, SLOTS, SUM, blank_row, find_row
+from gradmem.optim.state import MEMORY_KEYS, SCALES, SLOTS, STORE_KEYS, blank_entry, find_row
 
 # Options under which the stored numbers were made: a checkpoint must agree in them. The others are
 # taken from the checkpoint, as torch takes its lr.
-AGREE = ("capacity", "policy", "scope", "norm")
+AGREE = ("capacity", "policy", "scope", "norm", "memory_dtype")
 
 # Before the memory's options where they share a group with those of a wrapped optimizer.
 _PREFIX = "memory_"
@@ -175,21 +175,26 @@ class Loading:
         if [len(g["params"]) for g in saved_groups] != [len(g["params"]) for g in self.groups]:
             return dict(state_dict)  # torch refuses it, and says why
         check_names(saved_groups, self.groups)
+        # Where slots lie is no matter of what they are: this optimizer's own, whatever is saved.
         merged = [
-            {**{name: group[name] for name in OPTION_NAMES}, **saved}
+            {
+                **{name: group[name] for name in OPTION_NAMES},
+                **saved,
+                "memory_device": group["memory_device"],
+            }
             for saved, group in zip(saved_groups, self.groups, strict=True)
         ]
         for i, (saved, group) in enumerate(zip(merged, self.groups, strict=True)):
             _find_functions(saved, group, i)
             _check_options(saved, group, i)
         parameters = [p for group in self.groups for p in group["params"]]
-        capacities = [group["capacity"] for group in self.groups for _ in group["params"]]
+        options = [options_of(group) for group in self.groups for _ in group["params"]]
         ids = [key for group in saved_groups for key in group["params"]]
-        for i, (key, p, capacity) in enumerate(zip(ids, parameters, capacities, strict=True)):
+        for i, (key, p, chosen) in enumerate(zip(ids, parameters, options, strict=True)):
             entry = state_dict["state"].get(key, {})
             memory = {name: entry[name] for name in MEMORY_KEYS if name in entry}
             if memory:
-                _check_memory(memory, p, capacity, i)
+                _check_memory(memory, p, chosen, i)
                 self.kept[i] = memory
         for group in merged:
             if group["scope"] != "tensor":
@@ -207,13 +212,20 @@ class Loading:
         """Give every parameter its memory back, exactly as saved, as a copy of its own."""
         for group, own in zip(groups, self.functions, strict=True):
             group.update(own)
-        parameters = [p for group in groups for p in group["params"]]
+        offload.settle()  # the state_dict may be another optimizer's own, on its way
+        parameters = [(p, group) for group in groups for p in group["params"]]
         for i, memory in self.kept.items():
-            p = parameters[i]
+            p, group = parameters[i]
             for name, value in memory.items():
-                device = p.device if name in (SLOTS, SUM) else value.device
-                moved = value.to(device)
-                state[p][name] = moved.clone() if moved is value else moved
+                state[p][name] = _copied(name, value, p, group)
+
+
+def _copied(name: str, value: Tensor, p: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """An entry of the memory of a parameter, where this optimizer keeps it."""
+    if name in (SLOTS, SCALES) and group["memory_device"] is not None:
+        return offload.host_copy(value, beside=p.device)
+    moved = value.to(p.device if name in STORE_KEYS else value.device)
+    return moved.clone() if moved is value else moved
 
 
 @contextmanager
@@ -279,11 +291,9 @@ def check_names(
         )
 
 
-def _check_memory(memory: Mapping[str, Any], p: Tensor, capacity: int, index: int) -> None:
+def _check_memory(memory: Mapping[str, Any], p: Tensor, options: MemoryOptions, index: int) -> None:
     expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-        SLOTS: ((capacity, *p.shape), p.dtype),
-        SUM: (tuple(p.shape), sum_dtype(p.dtype)),
-        **{key: (tuple(entry.shape), entry.dtype) for key, entry in blank_row(capacity).items()},
+        key: (tuple(entry.shape), entry.dtype) for key, entry in blank_entry(p, options).items()
     }
     for name, (shape, dtype) in expected.items():
         value = memory.get(name)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.optimizer import ParamsT
 
-from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
+from gradmem.memory.options import (
+    Aggregate,
+    MemoryDevice,
+    MemoryDtype,
+    MemoryOptions,
+    Norm,
+    Policy,
+    Scope,
+)
 from gradmem.memory.sharding import locals_of
 from gradmem.optim.adam import AdamRule
 from gradmem.optim.documentation import documented
+from gradmem.optim.fused import apply as fused_pass
 from gradmem.optim.plan import Group, Memory
-from gradmem.optim.remember import Gradients
+from gradmem.optim.remember import Gradients, Offered
 from gradmem.optim.shell import MemoryOptimizer
-
-NO_KERNEL = "torch's kernel makes the momentum and the step in one, the memory comes between them"
 
 
 def _real(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -86,13 +92,13 @@ def critical_adam(
 class CriticalMomenta(MemoryOptimizer):
     """Put before a rule, it has momenta remembered; `_update` then goes along their aggregate."""
 
-    _refused: ClassVar[Mapping[str, str]] = {"fused": NO_KERNEL}
+    has_kernel = False
 
     def _momenta(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
         """The momenta of ``group["params"]``, after these gradients went into them."""
         raise NotImplementedError
 
-    def _offered(self, memory: Memory, grads: Gradients) -> Gradients:
+    def _offered(self, memory: Memory, grads: Gradients) -> Offered:
         offered: dict[Tensor, Tensor] = {}
         for portion in memory.portions:
             params = [p for p in portion.parameters if p in grads]
@@ -100,7 +106,7 @@ class CriticalMomenta(MemoryOptimizer):
                 group = {**self.param_groups[portion.group], "params": params}
                 momenta = self._momenta(group, [grads[p] for p in params])
                 offered.update(zip(params, momenta, strict=True))
-        return offered
+        return Offered(offered)
 
     def _update_plain(self, group: Group, grads: list[Tensor]) -> None:
         super()._update(group, grads)
@@ -109,12 +115,41 @@ class CriticalMomenta(MemoryOptimizer):
 class _CriticalAdam(CriticalMomenta, AdamRule):
     """The rule that Adam_CM and AdamW_CM share; switched off, torch's own."""
 
+    has_kernel = True
+    _kernel_name = "critical_adam"
+
     def _state_lists(self, group: Group) -> list[list[Tensor]]:
         """This rank's parameters, momenta, squares, maxima and step counts, made if need be."""
         lists: list[list[Tensor]] = [[] for _ in range(6)]
         self._init_group(group, *lists)  # type: ignore[no-untyped-call]
         del lists[1]  # gradients
         return [locals_of(tensors) for tensors in lists]
+
+    def _offered(self, memory: Memory, grads: Gradients) -> Offered:
+        """Momenta: where the pass is fused, made by one that measures them and the gradients."""
+        if fused_pass.norms(self, memory) is None:
+            return super()._offered(memory, grads)
+        offered: dict[Tensor, Tensor] = {}
+        of_grads: list[list[float]] = [[] for _ in memory.rows]
+        of_momenta: list[list[float]] = [[] for _ in memory.rows]
+        for run in memory.runs:
+            given = fused_pass.gather(run, grads)
+            if not given.params:
+                continue
+            group = {**self.param_groups[run.group], "params": given.params}
+            momenta = self._state_lists(group)[1]
+            beta1 = float(group["betas"][0])
+            share = beta1 - 1.0 if group["maximize"] else 1.0 - beta1
+            both = fused_pass.momenta(given, momenta, beta1, share)
+            for row, of_grad, of_momentum in zip(given.rows, *both, strict=True):
+                of_grads[row].append(of_grad)
+                of_momenta[row].append(of_momentum)
+            offered.update(zip(given.params, along_gradients(group, momenta), strict=True))
+
+        def norms(memory: Memory, values: Gradients) -> Tensor:
+            return fused_pass.row_norms(memory, of_grads if values is grads else of_momenta)
+
+        return Offered(offered, norms)
 
     def _momenta(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
         momenta = self._state_lists(group)[1]
@@ -155,8 +190,7 @@ class Adam_CM(_CriticalAdam):
         eps: added to the denominator, at least 0.
         weight_decay: L2 penalty, at least 0; added to a, never stored.
         decoupled_weight_decay: take the weight decay from the parameter, as `AdamW_CM` does.
-        amsgrad, maximize, capturable: as in torch. foreach makes no difference; ``fused=True`` is
-            refused, as torch's kernel makes the momentum and the step in one;
+        amsgrad, maximize, capturable, fused: as in torch. foreach makes no difference;
             {not_differentiable}
         {memory_options}
 
@@ -210,6 +244,8 @@ class Adam_CM(_CriticalAdam):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -219,7 +255,19 @@ class Adam_CM(_CriticalAdam):
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
+            MemoryOptions(
+                capacity,
+                decay,
+                aggregate,
+                kappa,
+                policy,
+                scope,
+                norm,
+                max_age,
+                seed,
+                memory_dtype,
+                memory_device,
+            ),
             lr=lr,
             betas=betas,
             eps=eps,
@@ -251,8 +299,7 @@ class AdamW_CM(_CriticalAdam, AdamW):
         betas: decay of the first and second moment, each in [0, 1).
         eps: added to the denominator, at least 0.
         weight_decay: decoupled, at least 0; never stored.
-        amsgrad, maximize, capturable: as in torch. foreach makes no difference; ``fused=True`` is
-            refused, as torch's kernel makes the momentum and the step in one;
+        amsgrad, maximize, capturable, fused: as in torch. foreach makes no difference;
             {not_differentiable}
         {memory_options}
 
@@ -305,6 +352,8 @@ class AdamW_CM(_CriticalAdam, AdamW):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
         maximize: bool = False,
         foreach: bool | None = None,
         capturable: bool = False,
@@ -313,7 +362,19 @@ class AdamW_CM(_CriticalAdam, AdamW):
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
+            MemoryOptions(
+                capacity,
+                decay,
+                aggregate,
+                kappa,
+                policy,
+                scope,
+                norm,
+                max_age,
+                seed,
+                memory_dtype,
+                memory_device,
+            ),
             lr=lr,
             betas=betas,
             eps=eps,

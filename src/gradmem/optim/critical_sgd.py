@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
+from gradmem.memory.options import (
+    Aggregate,
+    MemoryDevice,
+    MemoryDtype,
+    MemoryOptions,
+    Norm,
+    Policy,
+    Scope,
+)
 from gradmem.memory.sharding import like, local, locals_of
-from gradmem.optim.critical_momenta import NO_KERNEL, CriticalMomenta, along_gradients, number
+from gradmem.optim.critical_momenta import CriticalMomenta, along_gradients, number
 from gradmem.optim.documentation import documented
 from gradmem.optim.plan import Group
 from gradmem.optim.sgd import SGDRule
@@ -68,7 +76,7 @@ class SGD_CM(CriticalMomenta, SGDRule):
     """
 
     _refused: ClassVar[Mapping[str, str]] = {
-        "fused": NO_KERNEL,
+        "fused": "torch's kernel makes the momentum and the step in one, the memory comes between",
         "nesterov": "it would look ahead along a momentum that is not stepped along",
     }
 
@@ -89,6 +97,8 @@ class SGD_CM(CriticalMomenta, SGDRule):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
         maximize: bool = False,
         foreach: bool | None = None,
         differentiable: bool = False,
@@ -96,7 +106,19 @@ class SGD_CM(CriticalMomenta, SGDRule):
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
+            MemoryOptions(
+                capacity,
+                decay,
+                aggregate,
+                kappa,
+                policy,
+                scope,
+                norm,
+                max_age,
+                seed,
+                memory_dtype,
+                memory_device,
+            ),
             lr=lr,
             momentum=momentum,
             dampening=dampening,

@@ -45,15 +45,21 @@ scope: what shares one decision per step: "model" (all groups of equal memory op
 norm: "l2", or "sum" of the tensors' own L2 norms.
 max_age: steps after which a stored gradient is dropped, from 1; None for no limit.
 seed: of the policies that draw numbers, an integer from 0. Equal seeds make equal choices, on
-    every rank and after a resume; the global generator is left alone.""",
+    every rank and after a resume; the global generator is left alone.
+memory_dtype: what stored gradients are rounded to: "float32", "bfloat16", "float16" (numbers
+    beyond its range become its largest), "int8" (in blocks of 256, off by 1/254 of the block's
+    largest magnitude at most), or such a torch.dtype; None for the parameter's own.
+memory_device: "cpu" to keep stored gradients in the host's memory, and only their running sum
+    beside the parameters; None for both there.""",
     "memory_state": """\
 State added to ``state[p]``, allocated once at the first gradient: ``memory_slots`` (capacity,
-*shape) of the parameter's type, ``memory_sum`` (*shape) of float32 or wider, and the ledger,
-equal in all parameters of a scope: ``memory_priority``, ``memory_norm`` (capacity,) float64,
+*shape) of the parameter's type or `memory_dtype`, ``memory_sum`` (*shape) of float32 or wider,
+with "int8" ``memory_scales`` (capacity, elements / 256) float32, and the ledger, equal in all
+parameters of a scope: ``memory_priority``, ``memory_norm`` (capacity,) float64,
 ``memory_birth`` (capacity,) int64, ``memory_counters`` (4,) int64, ``memory_drift`` () float64.""",
     "memory_bytes": """\
-Bytes per float32 parameter element: 4 (capacity + 1) beside {base}'s {base_bytes}; see
-`memory_bytes`.""",
+Bytes per float32 parameter element: 4 (capacity + 1) beside {base}'s {base_bytes}; with
+bfloat16 slots 2 capacity + 4, with int8 1.016 capacity + 4; see `memory_bytes`.""",
     "memory_errors": """\
 Raises:
     OptionError: an option is out of range, unknown, or contradicts another.
@@ -95,8 +101,8 @@ def documented(*, base: str, base_bytes: str) -> Callable[[Class], Class]:
         >>> print(Example.__doc__)
         An optimizer.
         <BLANKLINE>
-            Bytes per float32 parameter element: 4 (capacity + 1) beside SGD's 0 or 4; see
-            `memory_bytes`.
+            Bytes per float32 parameter element: 4 (capacity + 1) beside SGD's 0 or 4; with
+            bfloat16 slots 2 capacity + 4, with int8 1.016 capacity + 4; see `memory_bytes`.
         <BLANKLINE>
     """
 

@@ -15,20 +15,22 @@ from gradmem.errors import OptionError, OptionTypeError, hint
 from gradmem.memory.ledger import Move
 from gradmem.memory.options import OPTION_NAMES
 from gradmem.memory.sharding import like, local
+from gradmem.memory.slots import Store
 from gradmem.optim.holder import MemoryHolder
 from gradmem.optim.plan import Memory, Portion
 from gradmem.optim.remember import (
     Decision,
     Gradients,
+    Offered,
     attach,
     combined,
     copied,
     decide,
+    entry_for,
     retain,
     retain_nothing,
-    slots_of,
 )
-from gradmem.optim.state import State
+from gradmem.optim.state import Row, State, store_of
 
 
 class Part(NamedTuple):
@@ -38,7 +40,8 @@ class Part(NamedTuple):
     move: Move
     params: list[Tensor]
     grads: list[Tensor]
-    kept: list[tuple[Tensor, Tensor]]
+    entries: list[Row]
+    stores: list[Store]
     combined: list[Tensor]
 
     def updates(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -48,11 +51,9 @@ class Part(NamedTuple):
 
     def exchange(self, memory: Memory, state: State) -> None:
         """Let the memory take the gradients, where the move says so."""
-        for p, (slots, total) in zip(self.params, self.kept, strict=True):
-            attach(memory, self.portion.row, state, p, slots, total)
-        held = [local(slots) for slots, _ in self.kept]
-        sums = [local(total) for _, total in self.kept]
-        retain(held, sums, self.grads, self.move)
+        for p, entry in zip(self.params, self.entries, strict=True):
+            attach(memory, self.portion.row, state, p, entry)
+        retain(self.stores, self.grads, self.move)
         present = set(self.params)
         absent = [p for p in self.portion.parameters if p not in present]
         retain_nothing(absent, state, self.move)
@@ -63,7 +64,7 @@ Work: TypeAlias = tuple[Memory, list[Part], Decision]
 
 def combine_all(memory: Memory, state: State, grads: Gradients) -> Work:
     """Updates for all parameters of a memory that have a gradient; changes nothing."""
-    decision = decide(memory, state, grads, offered=grads)
+    decision = decide(memory, state, grads, Offered(grads))
     parts = [
         _combine(memory, portion, decision.moves[portion.row], state, grads)
         for portion in memory.portions
@@ -75,7 +76,8 @@ def _combine(memory: Memory, portion: Portion, move: Move, state: State, grads: 
     present = [i for i, p in enumerate(portion.parameters) if p in grads]
     params = [portion.parameters[i] for i in present]
     own = [grads[p] for p in params]
-    kept = [slots_of(p, state, memory.options.capacity) for p in params]
+    entries = [entry_for(p, state, memory.options) for p in params]
+    stores = [store_of(entry) for entry in entries]
     # New tensors at every step, not scratch: an optimizer may keep what it finds in p.grad.
     narrow = [torch.empty_like(local(p), dtype=g.dtype) for p, g in zip(params, own, strict=True)]
     wide = [portion.wide[i] for i in present]
@@ -83,11 +85,10 @@ def _combine(memory: Memory, portion: Portion, move: Move, state: State, grads: 
         wide = narrow
     updates = own
     if params:
-        slots, sums = [local(s) for s, _ in kept], [local(s) for _, s in kept]
-        updates = combined(narrow, wide, own, slots, sums, move)
+        updates = combined(narrow, wide, own, stores, move)
         # Never the gradients themselves: an optimizer may write into p.grad.
         updates = copied(narrow, own) if updates is own else updates
-    return Part(portion, move, params, own, kept, updates)
+    return Part(portion, move, params, own, entries, stores, updates)
 
 
 @contextmanager

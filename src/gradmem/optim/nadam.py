@@ -9,7 +9,15 @@ from torch.optim import NAdam
 from torch.optim.nadam import nadam
 from torch.optim.optimizer import ParamsT
 
-from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
+from gradmem.memory.options import (
+    Aggregate,
+    MemoryDevice,
+    MemoryDtype,
+    MemoryOptions,
+    Norm,
+    Policy,
+    Scope,
+)
 from gradmem.memory.sharding import locals_of
 from gradmem.optim import checkpoint
 from gradmem.optim.documentation import documented
@@ -88,6 +96,8 @@ class NAdam_C(MemoryOptimizer, NAdam):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -95,7 +105,19 @@ class NAdam_C(MemoryOptimizer, NAdam):
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
+            MemoryOptions(
+                capacity,
+                decay,
+                aggregate,
+                kappa,
+                policy,
+                scope,
+                norm,
+                max_age,
+                seed,
+                memory_dtype,
+                memory_device,
+            ),
             lr=lr,
             betas=betas,
             eps=eps,

@@ -7,7 +7,7 @@ outside, or edited options make groups part or unite; other edits of options it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from gradmem.errors import StepError
+from gradmem.memory.formats import sum_dtype
 from gradmem.memory.ledger import CALLS, Ledger
 from gradmem.memory.options import OPTION_NAMES, MemoryOptions, options_of
-from gradmem.memory.sharding import local
-from gradmem.memory.slots import Scratch, sum_dtype
+from gradmem.memory.sharding import PLAIN, is_sharded, local
+from gradmem.memory.slots import Scratch
 from gradmem.optim.state import (
     PRIORITY,
     SLOTS,
@@ -51,6 +52,20 @@ class Portion:
 
 
 @dataclass(slots=True)
+class Run:
+    """Parameters of one group, device and type: what a fused pass takes at once."""
+
+    group: int
+    parameters: list[Tensor]
+    rows: list[int]  # of each
+    portions: list[Portion]  # the same parameters, for passes that are not fused
+    sharded: bool  # one of them is spread over a device mesh
+    fused: bool | None = None  # whether a fused pass takes them; None until it was asked
+    layout: Any = None  # where that pass found everything at the last step
+    given: Any = None  # what it is given at this step
+
+
+@dataclass(slots=True)
 class Memory:
     """All ledgers of equal options: the rows of one Ledger, and the parameters of each row."""
 
@@ -59,12 +74,22 @@ class Memory:
     rows: list[list[Tensor]]
     groups: list[int]
     ledger: Ledger
-    portions: list[Portion]
+    runs: list[Run]
     calls: int
     stream: Tensor  # (R,) int64, what each ledger's random numbers are drawn by
     views: list[Row]  # by row, the state entries that show the ledger
     holders: dict[Tensor, int] = field(default_factory=dict)  # who shows them, and which row
     check_ages: bool = True  # slots may be older than max_age allows
+
+    @property
+    def portions(self) -> list[Portion]:
+        """All parameters, in the portions that a step takes."""
+        return [portion for run in self.runs for portion in run.portions]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a parameter is spread over a device mesh."""
+        return any(run.sharded for run in self.runs)
 
     @property
     def on_host(self) -> bool:
@@ -102,12 +127,19 @@ class Plan:
     plain: list[int]
     parameters: tuple[Any, ...]
     options: tuple[Any, ...]
+    pointers: list[list[tuple[int, int]]] | None = None  # None until they were seen
 
     def is_current(self, groups: Sequence[Group], state: State) -> bool:
         """Whether parameters and state are still those the plan was made from."""
-        return self.parameters == _parameters(groups) and all(
-            memory.is_current(state) for memory in self.memories
-        )
+        pointers = _pointers(groups)
+        if pointers is None or pointers != self.pointers:
+            if self.parameters != _parameters(groups):
+                return False
+            self.pointers = pointers
+            for memory in self.memories:
+                for run in memory.runs:
+                    run.layout = None
+        return all(memory.is_current(state) for memory in self.memories)
 
     def options_edited(self, groups: Sequence[Group]) -> bool:
         """Whether a memory option of a group was changed."""
@@ -151,6 +183,13 @@ def _parameters(groups: Sequence[Group]) -> tuple[Any, ...]:
     return tuple(
         tuple((id(p), p.dtype, p.device, p.shape) for p in group["params"]) for group in groups
     )
+
+
+def _pointers(groups: Sequence[Group]) -> list[list[tuple[int, int]]] | None:
+    """What changes whenever `_parameters` does, and is had sooner; None where it need not be had."""
+    if any(type(p) not in PLAIN for group in groups for p in group["params"]):
+        return None
+    return [[(id(p), p.data_ptr()) for p in group["params"]] for group in groups]
 
 
 def _options(groups: Sequence[Group]) -> tuple[Any, ...]:
@@ -199,7 +238,7 @@ def _join(
 def _make_memory(
     share: _Share, groups: Sequence[Group], state: State, numbers: Mapping[Tensor, int]
 ) -> Memory:
-    device = _ledger_device([p.device for row in share.rows for p in row])
+    device = _ledger_device([p.device for row in share.rows for p in row], share.options)
     found = [find_row(row, state) for row in share.rows]
     ledger = stack_rows(found, share.options.capacity, device)
     calls = int(ledger.counters[:, CALLS].max())
@@ -210,7 +249,7 @@ def _make_memory(
         rows=share.rows,
         groups=share.groups,
         ledger=ledger,
-        portions=list(_portions(share, groups)),
+        runs=_runs(_portions(share, groups)),
         calls=calls,
         # Every rank has the same order of parameters, and a resumed run too.
         stream=torch.tensor([numbers[row[0]] for row in share.rows], device=device),
@@ -233,10 +272,14 @@ def _check_shape(p: Tensor, state: State, where: str) -> None:
         )
 
 
-def _ledger_device(devices: Sequence[torch.device]) -> torch.device:
-    """The parameters' device if it is one accelerator that has float64, else the host."""
+def _ledger_device(devices: Sequence[torch.device], options: MemoryOptions) -> torch.device:
+    """The parameters' device if it is one accelerator that has float64, else the host.
+
+    The host too where it has to know which slot to send for.
+    """
     first, *others = dict.fromkeys(devices)
-    return torch.device("cpu") if others or first.type not in ("cuda", "xpu") else first
+    apart = bool(others) or options.memory_device is not None
+    return torch.device("cpu") if apart or first.type not in ("cuda", "xpu") else first
 
 
 def _portions(share: _Share, groups: Sequence[Group]) -> Iterator[Portion]:
@@ -255,6 +298,23 @@ def _portions(share: _Share, groups: Sequence[Group]) -> Iterator[Portion]:
             room -= size
         if portion.parameters:
             yield portion
+
+
+def _runs(portions: Iterable[Portion]) -> list[Run]:
+    """Neighbouring portions of one group, device and type, together."""
+    runs: list[Run] = []
+    for portion in portions:
+        first = portion.parameters[0]
+        if runs and runs[-1].group == portion.group and _alike(runs[-1].parameters[0], first):
+            run = runs[-1]
+        else:
+            run = Run(portion.group, [], [], [], sharded=False)
+            runs.append(run)
+        run.portions.append(portion)
+        run.parameters.extend(portion.parameters)
+        run.rows.extend([portion.row] * len(portion.parameters))
+        run.sharded |= any(map(is_sharded, portion.parameters))
+    return runs
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

@@ -7,7 +7,15 @@ from torch.optim import RAdam
 from torch.optim.optimizer import ParamsT
 from torch.optim.radam import radam
 
-from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
+from gradmem.memory.options import (
+    Aggregate,
+    MemoryDevice,
+    MemoryDtype,
+    MemoryOptions,
+    Norm,
+    Policy,
+    Scope,
+)
 from gradmem.memory.sharding import locals_of
 from gradmem.optim.documentation import documented
 from gradmem.optim.plan import Group
@@ -79,6 +87,8 @@ class RAdam_C(MemoryOptimizer, RAdam):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
         foreach: bool | None = None,
         maximize: bool = False,
         capturable: bool = False,
@@ -86,7 +96,19 @@ class RAdam_C(MemoryOptimizer, RAdam):
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
+            MemoryOptions(
+                capacity,
+                decay,
+                aggregate,
+                kappa,
+                policy,
+                scope,
+                norm,
+                max_age,
+                seed,
+                memory_dtype,
+                memory_device,
+            ),
             lr=lr,
             betas=betas,
             eps=eps,

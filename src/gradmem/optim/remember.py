@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,10 +18,12 @@ from gradmem.memory import on_device, on_host
 from gradmem.memory import slots as storage
 from gradmem.memory.ledger import Move, expired, forget, written
 from gradmem.memory.norms import ledger_dots, ledger_norms
+from gradmem.memory.options import MemoryOptions
 from gradmem.memory.policies import Directions, Offer
-from gradmem.memory.sharding import gradient, local
+from gradmem.memory.sharding import PLAIN, local, local_gradient
+from gradmem.memory.slots import Store
 from gradmem.optim.plan import Memory
-from gradmem.optim.state import SLOTS, SUM, State, holds_memory
+from gradmem.optim.state import SUM, Row, State, entry_of, holds_memory, store_of
 
 Gradients: TypeAlias = Mapping[Tensor, Tensor]
 Decision: TypeAlias = on_host.Decision | on_device.Decision
@@ -29,41 +31,66 @@ Decision: TypeAlias = on_host.Decision | on_device.Decision
 Observer: TypeAlias = Callable[[Memory, int, list[Tensor], list[Tensor], list[Tensor]], None]
 
 
-def check_gradients(memory: Memory) -> None:
-    """Refuse what cannot be stored.
+def gradients_of(memory: Memory) -> dict[Tensor, Tensor]:
+    """This rank's parts of the gradients there are, in the order of rows.
 
     Raises:
-        GradientError: a gradient is sparse.
+        GradientError: one is sparse, and cannot be stored.
     """
+    found: dict[Tensor, Tensor] = {}
     for name, row in zip(memory.names, memory.rows, strict=True):
         for p in row:
-            if p.grad is not None and p.grad.layout is not torch.strided:
-                raise GradientError(
-                    f"a parameter of shape {tuple(p.shape)} in {name} has a gradient of layout "
-                    f"{p.grad.layout}; a memory holds dense ones (torch.strided): use "
-                    "nn.Embedding(sparse=False), or put it in a group with capacity=0 if the base "
-                    "optimizer takes sparse gradients"
-                )
+            if (whole := p.grad) is not None:
+                if whole.layout is not torch.strided:
+                    raise _sparse(p, whole, name)
+                found[p] = whole if type(p) in PLAIN else local_gradient(p, whole)
+    return found
 
 
-def gradients_of(memory: Memory) -> dict[Tensor, Tensor]:
-    """This rank's parts of the gradients there are, in the order of rows."""
-    return {p: grad for row in memory.rows for p in row if (grad := gradient(p)) is not None}
+def _sparse(p: Tensor, grad: Tensor, name: str) -> GradientError:
+    return GradientError(
+        f"a parameter of shape {tuple(p.shape)} in {name} has a gradient of layout {grad.layout}; "
+        "a memory holds dense ones (torch.strided): use nn.Embedding(sparse=False), or put it in a "
+        "group with capacity=0 if the base optimizer takes sparse gradients"
+    )
 
 
-def decide(memory: Memory, state: State, grads: Gradients, offered: Gradients) -> Decision:
+# The norm of each row's gradients, as `norms_of` has it but for rounding.
+Norms: TypeAlias = Callable[[Memory, Gradients], Tensor]
+
+
+class Offered(NamedTuple):
+    """What is combined with a memory and would be stored in it, and what measures it.
+
+    Attributes:
+        values: the gradients, or what stands in their place.
+        norms: measures these and gradients, where a fused pass does it; else None.
+    """
+
+    values: Gradients
+    norms: Norms | None = None
+
+
+def norms_of(memory: Memory, gradients: Gradients) -> Tensor:
+    """The norm of each row's gradients, (R,) float64 where the ledger is."""
+    l2 = memory.options.norm == "l2"
+    return ledger_norms(memory.rows, gradients, memory.ledger.priority.device, l2=l2)
+
+
+def decide(memory: Memory, state: State, grads: Gradients, offer_of: Offered) -> Decision:
     """What this step will do, a move for every row.
 
-    Gradients are ranked by their norms. `offered` is what would be stored, if it is not they: where
-    it is not finite, the gradient counts as such.
+    Gradients are ranked by their norms. Where something else would be stored that is not finite,
+    the gradient counts as such.
     """
+    offered, norms = offer_of
     if memory.check_ages:
         _drop_expired(memory, state)
     ledger, options = memory.ledger, memory.options
-    device, l2 = ledger.priority.device, options.norm == "l2"
-    norm = size = ledger_norms(memory.rows, grads, device, l2=l2)
+    norms = norms or norms_of
+    norm = size = norms(memory, grads)
     if offered is not grads:
-        size = ledger_norms(memory.rows, offered, device, l2=l2)
+        size = norms(memory, offered)
         norm = norm.masked_fill(~torch.isfinite(size), torch.nan)
     offer = Offer(
         norm,
@@ -95,19 +122,22 @@ def exchanging(memory: Memory, state: State, decision: Decision) -> Iterator[lis
         _commit(memory, decision)
 
 
-def slots_of(p: Tensor, state: State, capacity: int) -> tuple[Tensor, Tensor]:
-    """Slots and running sum, made if need be. torch classes make their own state only while
-    ``state[p]`` is empty, so new ones are put there, by `attach`, after the base's first update.
+def entry_for(p: Tensor, state: State, options: MemoryOptions) -> Row:
+    """What the memory keeps of a parameter as a state entry, made if need be.
+
+    torch classes make their own state only while ``state[p]`` is empty, so a new one is put there,
+    by `attach`, after the base's first update.
     """
     if holds_memory(state, p):
-        return state[p][SLOTS], state[p][SUM]
-    return storage.allocate(p, capacity)
+        return state[p]
+    on_host = options.memory_device is not None
+    return entry_of(storage.allocate(p, options.capacity, options.format, on_host=on_host))
 
 
-def attach(memory: Memory, row: int, state: State, p: Tensor, slots: Tensor, total: Tensor) -> None:
-    """Keep new slots in the state, and show the ledger there."""
+def attach(memory: Memory, row: int, state: State, p: Tensor, entry: Row) -> None:
+    """Keep a new entry in the state, and show the ledger there."""
     if not holds_memory(state, p):
-        state[p].update({SLOTS: slots, SUM: total})
+        state[p].update(entry)
         memory.attach(p, row, state)
 
 
@@ -115,23 +145,27 @@ def combined(
     narrow: list[Tensor],
     wide: list[Tensor],
     grads: list[Tensor],
-    slots: list[Tensor],
-    sums: list[Tensor],
+    stores: Sequence[Store],
     move: Move,
 ) -> list[Tensor]:
     """What the base rule gets in place of the gradients: they themselves, or in `narrow`.
 
-    `wide` is working memory of the running sum's type; `narrow` itself where that is its type.
+    `wide` is working memory of the running sum's type; `narrow` itself where that is its type. Of
+    slots in the host's memory, the one that has to go sets out, to be here when `retain` wants it.
     """
-    if not changes(move):
-        return grads
-    if move.slots is None:
-        storage.combine(wide, grads, sums, move.current, move.stored)
-    else:
-        storage.combine_slots(wide, grads, slots, move.current, move.slots)
-    if wide[0] is not narrow[0]:
-        torch._foreach_copy_(narrow, wide)
-    return narrow
+    updates = grads
+    if changes(move):
+        if move.slots is None:
+            sums = [store.total for store in stores]
+            storage.combine(wide, grads, sums, move.current, move.stored)
+        else:
+            storage.combine_slots(wide, grads, stores, move.current, move.slots)
+        if wide[0] is not narrow[0]:
+            torch._foreach_copy_(narrow, wide)
+        updates = narrow
+    if move.write is True:  # a tensor where decisions stay on the accelerator, and slots too
+        storage.prefetch(stores, move.slot)
+    return updates
 
 
 def copied(narrow: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
@@ -145,23 +179,23 @@ def changes(move: Move) -> bool:
     return move.slots is not None or not isinstance(move.stored, float) or move.stored != 0.0
 
 
-def retain(slots: list[Tensor], sums: list[Tensor], grads: list[Tensor], move: Move) -> None:
+def retain(stores: Sequence[Store], grads: list[Tensor], move: Move) -> None:
     """Put the gradients where the move says, if it says so."""
     if isinstance(move.write, bool):
         if move.write:
-            storage.exchange(slots, sums, grads, move.slot)
+            storage.exchange(stores, grads, move.slot)
     else:
-        storage.exchange_where(slots, sums, grads, move.slot, move.write)
+        storage.exchange_where(stores, grads, move.slot, move.write)
     if move.renew:
-        storage.renew(slots, sums)
+        storage.renew(stores)
 
 
 def retain_nothing(params: Sequence[Tensor], state: State, move: Move) -> None:
     """A parameter without a gradient contributes zero to the gradient that is stored."""
-    held = [state[p] for p in params if holds_memory(state, p)]
-    if held:
-        slots, sums = [local(s[SLOTS]) for s in held], [local(s[SUM]) for s in held]
-        retain(slots, sums, [s.new_zeros(()).expand(s.shape[1:]) for s in slots], move)
+    stores = [store_of(state[p]) for p in params if holds_memory(state, p)]
+    if stores:
+        nothing = [s.total.new_zeros(()).expand(s.total.shape) for s in stores]
+        retain(stores, nothing, move)
 
 
 def _directions(memory: Memory, state: State, offered: Gradients) -> Directions:
@@ -197,6 +231,4 @@ def _empty(memory: Memory, state: State, emptied: Tensor) -> None:
     """Empty the slots marked in the (R, C) mask."""
     forget(memory.ledger, emptied)
     for i, row in enumerate(memory.rows):
-        held = [state[p] for p in row if holds_memory(state, p)]
-        slots, sums = [local(s[SLOTS]) for s in held], [local(s[SUM]) for s in held]
-        storage.clear(slots, sums, emptied[i])
+        storage.clear([store_of(state[p]) for p in row if holds_memory(state, p)], emptied[i])

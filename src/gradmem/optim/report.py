@@ -11,11 +11,10 @@ from torch import Tensor
 from gradmem.errors import OptionTypeError
 from gradmem.memory.aggregates import weigh
 from gradmem.memory.ledger import ACCEPTED, OLDEST_USED, STEPS
-from gradmem.memory.options import OPTION_NAMES, MemoryOptions, Scope
+from gradmem.memory.options import OPTION_NAMES, MemoryDtype, MemoryOptions, Scope
 from gradmem.memory.sharding import local
-from gradmem.memory.slots import sum_dtype
 from gradmem.optim.plan import Memory
-from gradmem.optim.state import LEDGER_KEYS, SLOTS, SUM, State, blank_row, holds_memory
+from gradmem.optim.state import LEDGER_KEYS, State, blank_row, blank_store, holds_memory, store_of
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def _describe_row(
         weights=tuple(weights),
         total_weight=current + sum(weights),
         remark=_remark(current, weights),
-        bytes=sum(local(state[p][key]).nbytes for p in tensors for key in (SLOTS, SUM))
+        bytes=sum(part.nbytes for p in tensors for part in store_of(state[p]) if part is not None)
         + (sum(state[tensors[0]][key].nbytes for key in LEDGER_KEYS) if tensors else 0),
     )
 
@@ -162,7 +161,7 @@ class MemoryBytes:
     """The cost of a memory in bytes on this rank.
 
     Attributes:
-        slots: the stored gradients.
+        slots: the stored gradients, with the scales of int8.
         sums: their running sums.
         ledgers: norms, priorities and ages.
     """
@@ -178,20 +177,26 @@ class MemoryBytes:
 
 
 def memory_bytes(
-    params: Iterable[Any], capacity: int = 10, *, scope: Scope = "model"
+    params: Iterable[Any],
+    capacity: int = 10,
+    *,
+    scope: Scope = "model",
+    memory_dtype: MemoryDtype = None,
 ) -> MemoryBytes:
     """What a memory will hold once every parameter had a gradient; allocates nothing.
 
-    Per parameter element: `capacity` times its own size, and its size again for the running sum (4
-    bytes for float16 and bfloat16). A step uses besides a working buffer of 2**18 elements on the
-    CPU and 2**26 on an accelerator, or of all parameters if that is less, or of the largest if that
-    is more.
+    Per parameter element: `capacity` times its size in `memory_dtype` (int8 with 1/64 of a byte for
+    scales), and its own size again for the running sum (4 bytes for float16 and bfloat16). A step
+    uses besides a working buffer of 2**18 elements on the CPU and 2**26 on an accelerator, or of
+    all parameters if that is less, or of the largest if that is more; none where one fused pass
+    does it all.
 
     Args:
         params: what the optimizer is given: parameters, named parameters, or groups, which are
             counted with their own memory options if they name any.
         capacity: gradients kept; at least 0.
         scope: "model", "group" or "tensor".
+        memory_dtype: what stored gradients are rounded to; None for the parameter's own type.
 
     Returns:
         Bytes by kind; ``.total`` is what ``memory_report().bytes`` will say.
@@ -210,10 +215,11 @@ def memory_bytes(
     if not groups or not isinstance(groups[0], Mapping):
         groups = [{"params": groups}]
     total = [0, 0, 0]
+    given = {"capacity": capacity, "scope": scope, "memory_dtype": memory_dtype}
     shared: set[MemoryOptions] = set()
     for group in groups:
         chosen = {key: group[key] for key in OPTION_NAMES if key in group}
-        options = MemoryOptions(**{"capacity": capacity, "scope": scope, **chosen})
+        options = MemoryOptions(**{**given, **chosen})
         if not options.enabled:
             continue
         if not isinstance(group["params"], (Tensor, list, tuple)):
@@ -221,11 +227,12 @@ def memory_bytes(
                 f"params of a group must be a list here, got {type(group['params']).__name__}: "
                 "counting would use an iterator up; write list(...)"
             )
-        given = group["params"]
-        tensors = [_tensor_of(p) for p in ([given] if isinstance(given, Tensor) else given)]
+        listed = group["params"]
+        tensors = [_tensor_of(p) for p in ([listed] if isinstance(listed, Tensor) else listed)]
         for part in tensors:
-            total[0] += options.capacity * part.numel() * part.element_size()
-            total[1] += part.numel() * sum_dtype(part.dtype).itemsize
+            store = blank_store(part, options)
+            total[0] += store.slots.nbytes + (0 if store.scales is None else store.scales.nbytes)
+            total[1] += store.total.nbytes
         rows = {"model": options not in shared, "group": True, "tensor": len(tensors)}[
             options.scope
         ]

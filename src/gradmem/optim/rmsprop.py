@@ -7,9 +7,18 @@ from torch.optim import RMSprop
 from torch.optim.optimizer import ParamsT
 from torch.optim.rmsprop import rmsprop
 
-from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
+from gradmem.memory.options import (
+    Aggregate,
+    MemoryDevice,
+    MemoryDtype,
+    MemoryOptions,
+    Norm,
+    Policy,
+    Scope,
+)
 from gradmem.memory.sharding import locals_of
 from gradmem.optim.documentation import documented
+from gradmem.optim.fused.kernel import Kernel
 from gradmem.optim.plan import Group
 from gradmem.optim.shell import MemoryOptimizer
 
@@ -30,6 +39,8 @@ class RMSprop_C(MemoryOptimizer, RMSprop):
         weight_decay: L2 penalty, at least 0; added to u, never stored.
         momentum: at least 0.
         centered: divide by the standard deviation instead of the root mean square.
+        fused: do a whole step in one pass; torch's RMSprop has no such kernel, so that with
+            capacity=0 it makes no difference.
         capturable, foreach, maximize: as in torch;
             {not_differentiable}
         {memory_options}
@@ -60,6 +71,8 @@ class RMSprop_C(MemoryOptimizer, RMSprop):
         3
     """
 
+    has_kernel = True
+
     def __init__(
         self,
         params: ParamsT,
@@ -83,10 +96,26 @@ class RMSprop_C(MemoryOptimizer, RMSprop):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
+        fused: bool | None = None,
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
+            MemoryOptions(
+                capacity,
+                decay,
+                aggregate,
+                kappa,
+                policy,
+                scope,
+                norm,
+                max_age,
+                seed,
+                memory_dtype,
+                memory_device,
+            ),
+            {"fused": fused},
             lr=lr,
             alpha=alpha,
             eps=eps,
@@ -98,6 +127,17 @@ class RMSprop_C(MemoryOptimizer, RMSprop):
             maximize=maximize,
             differentiable=differentiable,
         )
+
+    def _kernel(self, group: Group) -> Kernel:
+        names = ("lr", "alpha", "eps", "weight_decay", "momentum", "maximize")
+        mean = "grad_avg" if group["centered"] else None
+        buffer = "momentum_buffer" if group["momentum"] > 0 else None
+        options = tuple(float(group[name]) for name in names)
+        return Kernel("rmsprop", options, ("square_avg", mean, buffer))
+
+    def _make_state(self, group: Group) -> None:
+        lists: list[list[Tensor]] = [[] for _ in range(6)]
+        self._init_group(group, *lists)  # type: ignore[no-untyped-call]
 
     def _update(self, group: Group, updates: list[Tensor]) -> None:
         lists: list[list[Tensor]] = [[] for _ in range(6)]

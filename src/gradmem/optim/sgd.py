@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.optim import SGD
 from torch.optim.optimizer import ParamsT
 from torch.optim.sgd import sgd
 
-from gradmem.memory.options import Aggregate, MemoryOptions, Norm, Policy, Scope
+from gradmem.memory.options import (
+    Aggregate,
+    MemoryDevice,
+    MemoryDtype,
+    MemoryOptions,
+    Norm,
+    Policy,
+    Scope,
+)
 from gradmem.memory.sharding import like, local, locals_of
 from gradmem.optim.documentation import documented
+from gradmem.optim.fused.kernel import Kernel
 from gradmem.optim.plan import Group
 from gradmem.optim.shell import MemoryOptimizer
 
 
 class SGDRule(MemoryOptimizer, SGD):
     """torch's rule, on what it is given for gradients."""
+
+    has_kernel = True
+
+    def _kernel(self, group: Group) -> Kernel:
+        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+        buffer = "momentum_buffer" if group["momentum"] != 0 else None
+        return Kernel("sgd", tuple(float(group[name]) for name in names), (buffer,))
+
+    def _make_state(self, group: Group) -> None:
+        if group["momentum"] != 0:
+            for p in group["params"]:
+                if self.state[p].get("momentum_buffer") is None:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
     def _writes_gradients(self, group: Group) -> bool:
         """torch's foreach kernel adds the momentum of a Nesterov step to the gradient itself."""
@@ -112,6 +135,8 @@ class SGD_C(SGDRule):
         norm: Norm = "l2",
         max_age: int | None = None,
         seed: int = 0,
+        memory_dtype: MemoryDtype = None,
+        memory_device: MemoryDevice = None,
         maximize: bool = False,
         foreach: bool | None = None,
         differentiable: bool = False,
@@ -119,7 +144,19 @@ class SGD_C(SGDRule):
     ) -> None:
         super().__init__(
             params,
-            MemoryOptions(capacity, decay, aggregate, kappa, policy, scope, norm, max_age, seed),
+            MemoryOptions(
+                capacity,
+                decay,
+                aggregate,
+                kappa,
+                policy,
+                scope,
+                norm,
+                max_age,
+                seed,
+                memory_dtype,
+                memory_device,
+            ),
             lr=lr,
             momentum=momentum,
             dampening=dampening,

@@ -9,27 +9,30 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gradmem.memory import offload
 from gradmem.memory.ledger import Move
 from gradmem.memory.options import MemoryOptions
-from gradmem.memory.sharding import gradient, local
+from gradmem.memory.sharding import gradient
 from gradmem.optim import checkpoint, validation
+from gradmem.optim.fused import apply as fused_pass
+from gradmem.optim.fused.kernel import Kernel
 from gradmem.optim.holder import MemoryHolder
 from gradmem.optim.plan import Group, Memory, Portion
 from gradmem.optim.remember import (
     Decision,
     Gradients,
+    Offered,
     attach,
-    check_gradients,
     combined,
     copied,
     decide,
+    entry_for,
     exchanging,
     gradients_of,
     retain,
     retain_nothing,
-    slots_of,
 )
-from gradmem.optim.state import State
+from gradmem.optim.state import State, store_of
 
 
 class MemoryOptimizer(MemoryHolder, Optimizer):
@@ -39,12 +42,22 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
     aggregate of gradient and memory in place of the gradient.
     """
 
+    # Whether `_kernel` says how a fused pass applies the base rule.
+    has_kernel: ClassVar[bool] = False
     # Options of the torch class that are refused unless false, and why.
     _refused: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, params: Any, memory: MemoryOptions, **base_options: Any) -> None:
+    def __init__(
+        self,
+        params: Any,
+        memory: MemoryOptions,
+        own_options: Mapping[str, Any] | None = None,
+        **base_options: Any,
+    ) -> None:
         validation.check_base_options(base_options)
         self._memory_defaults = memory
+        # Options of a class that are neither the memory's nor the torch class's.
+        self._own_defaults = dict(own_options or {})
         self._fixed: list[dict[str, Any]] = []
         super().__init__(params, **base_options)
         # With this flag a GradScaler would hand over gradients that are still scaled.
@@ -58,9 +71,20 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
         """The same where the memory is switched off."""
         self._update(group, grads)
 
-    def _offered(self, memory: Memory, grads: Gradients) -> Gradients:  # noqa: ARG002
+    def _kernel(self, group: Group) -> Kernel:
+        """The base rule as a fused pass takes it, if this class `has_kernel`."""
+        raise NotImplementedError
+
+    def _make_state(self, group: Group) -> None:
+        """The base rule's state for ``group["params"]``, where there is none, as `_kernel` has it.
+
+        They all have a gradient.
+        """
+        raise NotImplementedError
+
+    def _offered(self, memory: Memory, grads: Gradients) -> Offered:
         """What is combined with the memory and then stored in it: the gradients."""
-        return grads
+        return Offered(grads, fused_pass.norms(self, memory))
 
     def _writes_gradients(self, group: Group) -> bool:  # noqa: ARG002
         """Whether torch's own rule would write into the gradients it is handed."""
@@ -94,16 +118,17 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
             _check_graph_capture(self)
         loss = self._evaluate(closure)
         plan = self._current_plan()
-        for memory in plan.memories:
-            check_gradients(memory)
+        given = [gradients_of(memory) for memory in plan.memories]
         # All decisions come before any parameter changes: a user's function may raise an error.
-        works = [self._decide(memory) for memory in plan.memories]
+        works = [self._decide(*each) for each in zip(plan.memories, given, strict=True)]
         for index in plan.plain:
             self._step_plain(index)
         for memory, (grads, offers, decision) in zip(plan.memories, works, strict=True):
             with exchanging(memory, self.state, decision) as moves:
-                for portion in memory.portions:
-                    self._step_portion(memory, portion, grads, offers, moves[portion.row])
+                for run in memory.runs:
+                    if not fused_pass.step(self, memory, run, grads, offers, moves):
+                        for portion in run.portions:
+                            self._step_portion(memory, portion, grads, offers, moves[portion.row])
         return loss
 
     def _step_plain(self, index: int) -> None:
@@ -115,10 +140,9 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
             updates = [grad.clone() for grad in updates]
         self._update_plain({**group, "params": list(grads)}, updates)
 
-    def _decide(self, memory: Memory) -> tuple[Gradients, Gradients, Decision]:
-        grads = gradients_of(memory)
-        offers = self._offered(memory, grads)
-        return grads, offers, decide(memory, self.state, grads, offers)
+    def _decide(self, memory: Memory, grads: Gradients) -> tuple[Gradients, Gradients, Decision]:
+        offered = self._offered(memory, grads)
+        return grads, offered.values, decide(memory, self.state, grads, offered)
 
     def _step_portion(
         self, memory: Memory, portion: Portion, grads: Gradients, offers: Gradients, move: Move
@@ -130,18 +154,18 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
             group = {**self.param_groups[portion.group], "params": params}
             own = [grads[p] for p in params]
             offered = [offers[p] for p in params]
-            kept = [slots_of(p, self.state, memory.options.capacity) for p in params]
-            slots, sums = [local(s) for s, _ in kept], [local(s) for _, s in kept]
+            entries = [entry_for(p, self.state, memory.options) for p in params]
+            stores = [store_of(entry) for entry in entries]
             narrow, wide = [portion.narrow[i] for i in present], [portion.wide[i] for i in present]
-            updates = combined(narrow, wide, offered, slots, sums, move)
+            updates = combined(narrow, wide, offered, stores, move)
             if updates is offered and self._writes_gradients(group):
                 updates = copied(narrow, offered)
             if self._observer is not None:
                 self._observer(memory, portion.row, params, own, updates)
             self._update(group, updates)
-            for p, (new_slots, new_sum) in zip(params, kept, strict=True):
-                attach(memory, portion.row, self.state, p, new_slots, new_sum)
-            retain(slots, sums, offered, move)
+            for p, entry in zip(params, entries, strict=True):
+                attach(memory, portion.row, self.state, p, entry)
+            retain(stores, offered, move)
         if len(present) < len(portion.parameters):
             absent = [p for p in portion.parameters if p not in grads]
             retain_nothing(absent, self.state, move)
@@ -156,7 +180,7 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
             OptionTypeError: an option is of the wrong type.
             GradientError: a parameter is of a kind the memory cannot hold.
         """
-        for name, value in self._memory_defaults.as_group().items():
+        for name, value in {**self._memory_defaults.as_group(), **self._own_defaults}.items():
             self.defaults.setdefault(name, value)
         index = len(self.param_groups)
         group = validation.checked_group(param_group, index, self.defaults)
@@ -165,7 +189,9 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
         self._fixed = [*self._fixed, validation.fixed_options(group)]
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_memory_defaults": self._memory_defaults, "_fixed": self._fixed}
+        offload.settle()
+        names = ("_memory_defaults", "_own_defaults", "_fixed")
+        own = {name: getattr(self, name) for name in names}
         return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -176,6 +202,7 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """State and options; a policy or aggregate of the user's is there by its name."""
+        offload.settle()
         return checkpoint.named(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -14,10 +14,14 @@ from torch import Tensor
 
 from gradmem.errors import CheckpointError
 from gradmem.memory.ledger import Ledger, empty_ledger
+from gradmem.memory.options import MemoryOptions
+from gradmem.memory.sharding import local
+from gradmem.memory.slots import Store, allocate
 
 # Per parameter, sharded with it.
-SLOTS: Final = "memory_slots"  # (C, *shape), the parameter's type
+SLOTS: Final = "memory_slots"  # (C, *shape), the parameter's type or memory_dtype
 SUM: Final = "memory_sum"  # (*shape), float32 or wider
+SCALES: Final = "memory_scales"  # (C, blocks) float32, with memory_dtype="int8" alone
 # Per ledger, the same in each of its parameters.
 PRIORITY: Final = "memory_priority"  # (C,) float64
 NORM: Final = "memory_norm"  # (C,) float64
@@ -32,7 +36,8 @@ LEDGER_KEYS: Final = {
     COUNTERS: "counters",
     DRIFT: "drift",
 }
-MEMORY_KEYS: Final = (SLOTS, SUM, *LEDGER_KEYS)
+STORE_KEYS: Final = (SLOTS, SUM, SCALES)
+MEMORY_KEYS: Final = (*STORE_KEYS, *LEDGER_KEYS)
 
 # Of an optimizer, by parameter, or of a checkpoint, by number.
 State = Mapping[Any, dict[str, Any]]
@@ -42,6 +47,29 @@ Row = dict[str, Tensor]
 def holds_memory(state: State, parameter: Any) -> bool:
     """Whether the parameter has slots and a ledger."""
     return PRIORITY in state.get(parameter, {})
+
+
+def store_of(entry: Mapping[str, Tensor]) -> Store:
+    """This rank's part of what a state entry holds of one parameter."""
+    scales = entry.get(SCALES)
+    return Store(local(entry[SLOTS]), local(entry[SUM]), None if scales is None else local(scales))
+
+
+def entry_of(store: Store) -> Row:
+    """A new store as a state entry."""
+    entries = zip(STORE_KEYS, store, strict=True)
+    return {key: tensor for key, tensor in entries if tensor is not None}
+
+
+def blank_store(part: Tensor, options: MemoryOptions) -> Store:
+    """Shapes and types of the store of a plain tensor, without contents."""
+    return allocate(part.detach().to("meta"), options.capacity, options.format)
+
+
+def blank_entry(p: Tensor, options: MemoryOptions) -> Row:
+    """Shapes and types of all that the memory keeps of a parameter; of a DTensor, of the whole."""
+    whole = torch.empty(p.shape, dtype=p.dtype, device="meta")
+    return {**entry_of(blank_store(whole, options)), **blank_row(options.capacity)}
 
 
 def find_row(parameters: Sequence[Any], state: State) -> Row | None:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from gradmem.errors import GradientError, OptionError, OptionTypeError, hint
 from gradmem.memory.options import OPTION_NAMES, MemoryOptions, options_of
-from gradmem.memory.sharding import is_offloaded
+from gradmem.memory.sharding import is_offloaded, is_sharded
 
 # Options that decide what the stored numbers mean: changing them would need another memory.
-FIXED_OPTIONS = ("capacity", "scope", "norm")
+FIXED_OPTIONS = ("capacity", "scope", "norm", "memory_dtype", "memory_device")
 
 # Keys that schedulers, samplers of parameter groups and loggers put into groups.
 FOREIGN_KEYS = {"params", "param_names", "name", "lr_scale", "layer_id"} | {
@@ -76,13 +76,19 @@ def checked_group(group: Any, index: int, defaults: Mapping[str, Any]) -> dict[s
     check_keys(group, defaults, where)
     options = {**defaults, **group}
     check_base_options(options, where)
-    params = group["params"]
+    params, memory = group["params"], checked_options(options, where)
     if isinstance(params, Tensor):
         params = [params]
     if not isinstance(params, set):  # torch refuses a set, and says why
         params = list(params)
         check_parameters(params, options, where)
-    return {**group, **checked_options(options, where).as_group(), "params": params}
+        check_storage(params, memory, where)
+    if memory.memory_device is not None and options.get("capturable"):
+        raise OptionError(
+            f"{where}memory_device={memory.memory_device!r} waits for the decision at every step, "
+            "which capturable=True forbids; use memory_device=None"
+        )
+    return {**group, **memory.as_group(), "params": params}
 
 
 def fixed_options(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,6 +179,30 @@ def check_parameters(params: Sequence[Any], options: Mapping[str, Any], where: s
             raise OptionError(
                 f"{where}fused=True needs floating-point parameters, but parameter {i} is "
                 f"{p.dtype}; leave fused=None"
+            )
+
+
+def check_storage(params: Sequence[Any], options: MemoryOptions, where: str) -> None:
+    """Check that these parameters' gradients can be kept in the chosen format and place."""
+    for i, item in enumerate(params):
+        p = item[1] if isinstance(item, tuple) else item
+        if not isinstance(p, Tensor):
+            continue  # torch says what is wrong with it
+        if options.memory_dtype is not None and not p.is_floating_point():
+            raise OptionError(
+                f"{where}memory_dtype={options.memory_dtype!r} rounds real numbers, but parameter "
+                f"{i} is {p.dtype}; put it in a group with memory_dtype=None"
+            )
+        if options.memory_dtype == "int8" and is_sharded(p):
+            raise OptionError(
+                f"{where}memory_dtype='int8' keeps a scale for every 256 elements, and parameter "
+                f"{i} is sharded: its shards need not end where a block does; use 'bfloat16'"
+            )
+        if options.memory_device is not None and is_sharded(p):
+            raise OptionError(
+                f"{where}memory_device={options.memory_device!r} is not supported for a sharded "
+                f"parameter, as parameter {i} is; use memory_device=None: its slots are sharded "
+                "with it"
             )
 
 

@@ -1,0 +1,187 @@
+"""A step of an optimizer by fused passes: which of its runs they take, and what goes in."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradmem.memory import slots as storage
+from gradmem.memory.formats import stored_dtype
+from gradmem.memory.ledger import Move
+from gradmem.memory.sharding import locals_of
+from gradmem.optim.fused import native
+from gradmem.optim.fused.kernel import Kernel
+from gradmem.optim.plan import Memory, Run
+from gradmem.optim.remember import Gradients, Norms, Observer, attach, entry_for, retain_nothing
+from gradmem.optim.state import store_of
+
+if TYPE_CHECKING:
+    from gradmem.optim.shell import MemoryOptimizer
+
+
+class Given(NamedTuple):
+    """What a run is given in one step: parameters that have a gradient, and what is offered.
+
+    Attributes:
+        params: the parameters.
+        rows: which ledger each belongs to.
+        grads: their gradients, or what is offered in their place, as `native.in_order_of` has it.
+        addresses: where those lie.
+    """
+
+    params: list[Tensor]
+    rows: list[int]
+    grads: list[Tensor]
+    addresses: array[int]
+
+
+def takes(optimizer: MemoryOptimizer, memory: Memory, run: Run) -> bool:
+    """Whether a fused pass is wanted for this run, and there is one."""
+    if not optimizer.has_kernel or not optimizer.param_groups[run.group].get("fused"):
+        return False
+    if run.fused is None:
+        params = locals_of(run.parameters)
+        kinds = {(p, stored_dtype(p.dtype, memory.options.format)) for p in params}
+        on_cpu = memory.on_host and all(p.device.type == "cpu" for p in params)
+        run.fused = on_cpu and native.available() and all(native.takes(*kind) for kind in kinds)
+    return run.fused
+
+
+def norms(optimizer: MemoryOptimizer, memory: Memory) -> Norms | None:
+    """The kernels' norms where all of a memory's runs are theirs; else None."""
+    for run in memory.runs:
+        run.given = None  # of a step that an error ended
+    theirs = all(takes(optimizer, memory, run) for run in memory.runs)
+    return _norms if theirs and not memory.sharded else None
+
+
+def _norms(memory: Memory, gradients: Gradients) -> Tensor:
+    squares: list[list[float]] = [[] for _ in memory.rows]
+    for run in memory.runs:
+        given = run.given = gather(run, gradients)
+        each = native.squared_norms(given.grads, given.addresses) if given.params else []
+        for row, value in zip(given.rows, each, strict=True):
+            squares[row].append(value)
+    return row_norms(memory, squares)
+
+
+def row_norms(memory: Memory, squares: Sequence[Sequence[float]]) -> Tensor:
+    """The norm of each row's gradients, (R,) float64, of their squared norms."""
+    if memory.options.norm == "l2":
+        results = [math.sqrt(sum(row)) for row in squares]
+    else:
+        results = [sum(map(math.sqrt, row)) for row in squares]
+    return torch.tensor(results, dtype=torch.float64)
+
+
+def gather(run: Run, gradients: Gradients) -> Given:
+    """What the run is given, of these gradients."""
+    some = [(p, row) for p, row in zip(run.parameters, run.rows, strict=True) if p in gradients]
+    params, rows = [p for p, _ in some], [row for _, row in some]
+    grads = list(map(native.in_order_of, locals_of(params), [gradients[p] for p in params]))
+    return Given(params, rows, grads, native.pointers(grads))
+
+
+def momenta(
+    given: Given, averages: Sequence[Tensor], beta: float, share: float
+) -> tuple[list[float], list[float]]:
+    """``m = beta m + share g`` in place, with the squared norms of the gradients and of m."""
+    return native.momenta(given.grads, given.addresses, averages, beta, share)
+
+
+def step(
+    optimizer: MemoryOptimizer,
+    memory: Memory,
+    run: Run,
+    grads: Gradients,
+    offers: Gradients,
+    moves: Sequence[Move],
+) -> bool:
+    """Update a run's parameters and let the memory take what it is offered; False if not taken."""
+    if not takes(optimizer, memory, run):
+        return False
+    given, run.given = run.given or gather(run, offers), None
+    if given.params:
+        kernel = optimizer._kernel(optimizer.param_groups[run.group])
+        layout, fresh = _layout(optimizer, memory, run, given, kernel)
+        if not layout.fits:
+            run.fused = False
+            return False
+        _pass(optimizer, memory, (kernel, layout, fresh), given, grads, moves)
+    if len(given.params) < len(run.parameters):
+        for portion in run.portions:
+            absent = [p for p in portion.parameters if p not in grads]
+            retain_nothing(absent, optimizer.state, moves[portion.row])
+    return True
+
+
+def _layout(
+    optimizer: MemoryOptimizer,
+    memory: Memory,
+    run: Run,
+    given: Given,
+    kernel: Kernel,
+) -> tuple[native.Layout, list[bool] | None]:
+    """That of the last step if it still holds; else a new one, with state made where need be, and
+    for whom it was.
+    """
+    params, state, last = given.params, optimizer.state, run.layout
+    if (
+        last is not None
+        and len(params) == len(last.params)
+        and all(map(_is, params, last.params))
+        and last.keys == kernel.states
+        and all(map(_is, map(state.get, params), last.entries))
+        and last.is_current()
+    ):
+        return last, None
+    key = kernel.states[0]
+    fresh = [key is not None and state[p].get(key) is None for p in params]
+    optimizer._make_state({**optimizer.param_groups[run.group], "params": params})
+    for p, row in zip(params, given.rows, strict=True):
+        attach(memory, row, state, p, entry_for(p, state, memory.options))
+    entries = [state[p] for p in params]
+    layout = native.Layout(locals_of(params), given.rows, entries, kernel.states)
+    run.layout = None if run.sharded else layout
+    return layout, fresh
+
+
+def _is(one: object, other: object) -> bool:
+    return one is other
+
+
+def _pass(
+    optimizer: MemoryOptimizer,
+    memory: Memory,
+    how: tuple[Kernel, native.Layout, list[bool] | None],
+    given: Given,
+    grads: Gradients,
+    moves: Sequence[Move],
+) -> None:
+    kernel, layout, fresh = how
+    observer, capacity = optimizer._observer, memory.options.capacity
+    updates = None if observer is None else [torch.empty_like(part) for part in layout.params]
+    native.step(kernel, layout, given.addresses, moves, capacity, fresh, updates)
+    # As after any operation in place: autograd refuses what it has saved of them.
+    torch.autograd.graph.increment_version(given.params)
+    if any(move.renew for move in moves):
+        both = zip(given.params, given.rows, strict=True)
+        storage.renew([store_of(optimizer.state[p]) for p, row in both if moves[row].renew])
+    if observer is not None and updates is not None:
+        _tell(observer, memory, given, grads, updates)
+
+
+def _tell(
+    observer: Observer, memory: Memory, given: Given, grads: Gradients, updates: Sequence[Tensor]
+) -> None:
+    """The observer, row by row."""
+    for row in dict.fromkeys(given.rows):
+        of_row = [i for i, other in enumerate(given.rows) if other == row]
+        params = [given.params[i] for i in of_row]
+        own = [grads[p] for p in params]
+        observer(memory, row, params, own, [updates[i] for i in of_row])

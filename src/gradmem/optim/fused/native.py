@@ -1,0 +1,306 @@
+"""The fused pass on the CPU: tensors in, one call of a C function (kernels.cpp).
+
+What the kernels take: dense parameters of float32, float64 or bfloat16 on the CPU, whose gradient,
+slots, sum and state lie in memory in the same order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import operator
+import struct
+import warnings
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradmem.memory.formats import blocks_of, is_dense, sum_dtype
+from gradmem.memory.ledger import Move
+from gradmem.memory.sharding import local
+from gradmem.optim.fused.build import BuildError, library
+from gradmem.optim.fused.kernel import Kernel
+from gradmem.optim.state import PRIORITY, STORE_KEYS, store_of
+
+# As the enumeration in kernels.cpp.
+_TYPES = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.bfloat16: 2,
+    torch.float16: 3,
+    torch.int8: 4,
+}
+_PARAMETERS = (torch.float32, torch.float64, torch.bfloat16)
+
+# The structures of kernels.cpp.
+_TENSOR = struct.Struct("=q4Q3QQqq")  # size; param, total, slots, scales; states; step, type; row
+_MOVE = struct.Struct("=ddQqq")  # current, stored; weights; capacity, slot
+_CALL = struct.Struct("=4Q")  # grads, moves, updates, fresh
+
+
+@functools.cache
+def reason_against() -> str | None:
+    """Why the kernels cannot be used on this machine; None if they can. Builds them."""
+    try:
+        kernels = library()
+    except BuildError as error:
+        return str(error)
+    if kernels.gradmem_tensor_bytes() != _TENSOR.size:
+        return "the compiled kernels have another layout than this version of the library"
+    return None
+
+
+@functools.cache
+def available() -> bool:
+    """Whether the kernels can be used; if not, warns once of what is used instead."""
+    reason = reason_against()
+    if reason is not None:
+        warnings.warn(
+            "fused=True goes on with torch's kernels and passes over the memory beside them, which "
+            f"takes longer: {reason}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return reason is None
+
+
+def takes(parameter: Tensor, slots: torch.dtype) -> bool:
+    """Whether the kernels are for such a parameter and slots of such a type."""
+    return (
+        parameter.device.type == "cpu"
+        and parameter.dtype in _PARAMETERS
+        and (slots is not torch.float16 or bool(library().gradmem_has_float16()))
+        and (is_dense(parameter) or parameter.numel() == 0)
+        and not parameter.is_neg()
+        and type(parameter).__torch_dispatch__ is Tensor.__torch_dispatch__  # has data of its own
+    )
+
+
+def in_order_of(parameter: Tensor, grad: Tensor) -> Tensor:
+    """The gradient as it lies, or a copy in the parameter's order and type.
+
+    Its shape may differ too: the parameter's data can have been replaced since it was made.
+    """
+    if (
+        grad.shape == parameter.shape
+        and (
+            (grad.is_contiguous() and parameter.is_contiguous())
+            or grad.stride() == parameter.stride()
+        )
+        and grad.dtype is parameter.dtype
+        and grad.is_cpu
+        and not grad.is_neg()
+    ):
+        return grad
+    return torch.empty_like(parameter).copy_(grad)
+
+
+def _same_order(one: Tensor, other: Tensor) -> bool:
+    """Whether the elements of two tensors of one shape lie alike; a dimension of 1 has no order."""
+    strides = zip(one.shape, one.stride(), other.stride(), strict=True)
+    return one.numel() == 0 or all(a == b for size, a, b in strides if size > 1)
+
+
+class Layout:
+    """Where the kernels find parameters and state: found once, looked at again at every step.
+
+    Attributes:
+        params: the parameters, this rank's parts.
+        entries: the state of each.
+        keys: of the rule's tensors there.
+        fits: every tensor is of the type, shape and order in memory that a kernel goes through,
+            and none shares memory with another.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        rows: Sequence[int],
+        entries: Sequence[Mapping[str, Any]],
+        keys: tuple[str | None, ...],
+    ) -> None:
+        self.params = params
+        self.entries = entries
+        self.keys = keys
+        self.fits = True
+        self.types = _TYPES[params[0].dtype], _TYPES[store_of(entries[0]).slots.dtype]
+        self.packed = ctypes.create_string_buffer(_TENSOR.size * len(params))
+        self._places: list[tuple[Mapping[str, Any], str]] = []
+        self._seen: list[Tensor] = []
+        # While these live nothing else can come to lie where a replaced tensor lay.
+        self._aliases: list[Tensor] = []
+        for i, (p, row, entry) in enumerate(zip(params, rows, entries, strict=True)):
+            self._add(i, p, row, entry)
+        self._shapes = _shapes(params)
+        self._pointers = [local(tensor).data_ptr() for tensor in self._seen]
+        self.fits &= _apart(self._aliases)
+
+    def _add(self, i: int, p: Tensor, row: int, entry: Mapping[str, Any]) -> None:
+        slots, total, scales = store_of(entry)
+        three = (*self.keys, None, None, None)[:3]
+        states = [None if key is None else entry[key] for key in three]
+        states = [None if state is None else local(state) for state in states]
+        step = entry.get("step")
+        self.fits &= (
+            _lies_as(total, p, sum_dtype(p.dtype))
+            and all(state is None or _lies_as(state, p, p.dtype) for state in states)
+            and _is_table(slots, p, len(entry[PRIORITY]))
+            and _TYPES[slots.dtype] == self.types[1]
+            and (scales is None or _has_scales(slots, scales))
+            and (step is None or _is_count(step))
+        )
+        in_use = [p, total, slots, scales, *states, step]
+        used = (*STORE_KEYS, *self.keys, "step")
+        places = [(entry, key) for key in used if key is not None and key in entry]
+        self._places.extend(places)
+        self._seen.extend(entry[key] for entry, key in places)
+        self._aliases.extend(tensor.detach() for tensor in in_use if tensor is not None)
+        pointers = [0 if tensor is None else tensor.data_ptr() for tensor in in_use]
+        double = step is not None and step.dtype is torch.float64
+        _TENSOR.pack_into(self.packed, i * _TENSOR.size, p.numel(), *pointers, double, row)
+
+    def is_current(self) -> bool:
+        """Whether the tensors of the state are the same, and where they were, and the parameters
+        are of the same shape and order; the plan sees to where those are.
+        """
+        now = [entry.get(key) for entry, key in self._places]
+        return (
+            all(map(operator.is_, now, self._seen))
+            and self._pointers == [tensor.data_ptr() for tensor in self._seen]
+            and self._shapes == _shapes(self.params)
+        )
+
+
+def _shapes(tensors: Sequence[Tensor]) -> list[tuple[Any, ...]]:
+    return [(tensor.shape, tensor.stride()) for tensor in tensors]
+
+
+def _lies_as(tensor: Tensor, p: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor has an element of this type for each of the parameter's, in their order."""
+    alike = tensor.shape == p.shape and (tensor.stride() == p.stride() or p.numel() == 0)
+    return alike and tensor.dtype is dtype and tensor.is_cpu and not tensor.is_neg()
+
+
+def _is_table(slots: Tensor, p: Tensor, capacity: int) -> bool:
+    """Whether these are slots of the parameter's elements, in their order, one after the other."""
+    if slots.shape != (capacity, *p.shape) or not slots.is_cpu:
+        return False
+    one_by_one = capacity < 2 or slots.stride(0) == p.numel()
+    return p.numel() == 0 or (slots.stride()[1:] == p.stride() and one_by_one)
+
+
+def _has_scales(slots: Tensor, scales: Tensor) -> bool:
+    """Whether every block of every slot has its scale."""
+    shape = len(slots), blocks_of(slots[0].numel())
+    alike = scales.shape == shape and scales.is_contiguous()
+    return alike and scales.dtype is torch.float32 and scales.is_cpu
+
+
+def _is_count(step: Any) -> bool:
+    alike = isinstance(step, Tensor) and step.numel() == 1 and step.is_cpu
+    return alike and step.dtype in (torch.float32, torch.float64)
+
+
+def _apart(tensors: Sequence[Tensor]) -> bool:
+    """Whether no two of these dense tensors share memory: threads write to all of them at once."""
+    spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors if t.numel() > 0)
+    return all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
+
+
+def step(
+    kernel: Kernel,
+    layout: Layout,
+    grads: array[int],
+    moves: Sequence[Move],
+    capacity: int,
+    fresh: Sequence[bool] | None = None,
+    updates: Sequence[Tensor] | None = None,
+) -> None:
+    """One pass: combine with the memory, step along that, and let the memory take the gradients.
+
+    `grads` are `pointers` in the order of the layout; moves by row. `fresh` says whose
+    state was made just now; `updates` take what the rule steps along.
+    """
+    weights = [_weights(move) for move in moves]
+    table = ctypes.create_string_buffer(_MOVE.size * len(moves))
+    for i, (move, numbers) in enumerate(zip(moves, weights, strict=True)):
+        slot = move.slot if move.write else -1
+        _MOVE.pack_into(
+            table, i * _MOVE.size, move.current, move.stored, _address(numbers), capacity, slot
+        )
+    new = None if fresh is None else array("B", fresh)
+    out = None if updates is None else pointers(updates)
+    call = ctypes.create_string_buffer(_CALL.size)
+    _CALL.pack_into(call, 0, _address(grads), ctypes.addressof(table), _address(out), _address(new))
+    options = array("d", kernel.options)
+    getattr(library(), f"gradmem_{kernel.name}")(
+        layout.packed, len(grads), call, *layout.types, _address(options), torch.get_num_threads()
+    )
+
+
+def squared_norms(tensors: Sequence[Tensor], addresses: array[int]) -> list[float]:
+    """Squared L2 norm of each of these dense tensors of one type, which are at these addresses.
+
+    The same for any number of threads.
+    """
+    sizes, out = _sizes(tensors), _zeros(len(tensors))
+    count, kind = len(tensors), _TYPES[tensors[0].dtype]
+    library().gradmem_squares(
+        _address(addresses), _address(sizes), count, kind, _address(out), torch.get_num_threads()
+    )
+    return list(out)
+
+
+def momenta(
+    grads: Sequence[Tensor],
+    addresses: array[int],
+    averages: Sequence[Tensor],
+    beta: float,
+    share: float,
+) -> tuple[list[float], list[float]]:
+    """``m = beta m + share g`` in place, with the squared norms of the gradients and of m.
+
+    The gradients are at these addresses.
+    """
+    written = list(map(in_order_of, grads, averages))  # an average that lies so, or a copy
+    arrays = addresses, pointers(written), _sizes(grads)
+    out = _zeros(len(grads)), _zeros(len(grads))
+    library().gradmem_momenta(
+        *map(_address, arrays),
+        len(grads),
+        _TYPES[grads[0].dtype],
+        beta,
+        share,
+        *map(_address, out),
+        torch.get_num_threads(),
+    )
+    for average, new in zip(averages, written, strict=True):
+        if new is not average:
+            average.copy_(new)
+    return list(out[0]), list(out[1])
+
+
+def _weights(move: Move) -> array[float] | None:
+    return None if move.slots is None else array("d", move.slots)
+
+
+def pointers(tensors: Sequence[Tensor]) -> array[int]:
+    """Where the elements of each begin."""
+    return array("Q", [tensor.data_ptr() for tensor in tensors])
+
+
+def _sizes(tensors: Sequence[Tensor]) -> array[int]:
+    return array("q", [tensor.numel() for tensor in tensors])
+
+
+def _zeros(count: int) -> array[float]:
+    return array("d", bytes(8 * count))
+
+
+def _address(data: array[Any] | None) -> int:
+    """Where the numbers lie, as long as the array lives; 0 of none."""
+    return 0 if data is None else data.buffer_info()[0]
