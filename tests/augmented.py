@@ -60,6 +60,15 @@ def wrapped(info, params, **kwargs):
     return MemoryAugmented(info.base_cls(params, **copy.deepcopy(own)), **memory)
 
 
+def named_class(info, params, **kwargs):
+    """The class by the torch implementation that a wrapped optimizer has by default.
+
+    Left to itself the class takes torch's fused kernel, which rounds otherwise.
+    """
+    free = info.optim_cls._torch_kernel and not {"fused", "foreach"} & {*kwargs}
+    return info.make(params, **({"foreach": False} if free else {}), **kwargs)
+
+
 def everything(optimizer, params):
     """Copies of the parameters and of the complete state, the memory's and the base's."""
     state = copy.deepcopy(optimizer.state_dict()["state"])

@@ -19,6 +19,7 @@ from augmented import (
     each_torch,
     everything,
     made,
+    named_class,
     parameters_for,
     wrapped,
 )
@@ -44,7 +45,7 @@ from optimizers import (
 def race(info, kwargs, steps, dtype=torch.float32):
     """The wrapper and the named class over the same gradients, of which some are missing or bad."""
     params, copies = ([*parameters(dtype), transposed(dtype)] for _ in range(2))
-    ours, named = wrapped(info, params, **kwargs), info.make(copies, **kwargs)
+    ours, named = wrapped(info, params, **kwargs), named_class(info, copies, **kwargs)
     # The named class has a fused pass of its own, which rounds otherwise than torch's.
     close = {"rtol": 1e-5, "atol": 1e-6} if kwargs.get("fused") and named.has_kernel else {}
     for t, grads in enumerate(itertools.islice(gradients(params), steps)):
@@ -117,7 +118,7 @@ def test_it_is_the_named_class_with_groups(info):
         info.base_cls(groups), capacity=3, aggregate=aggregate, groups=[own, other]
     )
     groups = [{"params": named[:5], "lr": 0.02, **own}, {"params": named[5:], "lr": 0.3, **other}]
-    expected = info.make(groups, capacity=3)
+    expected = named_class(info, groups, capacity=3)
     train(optimizer, ours, 12)
     train(expected, named, 12)
     late = parameters(seed=4), parameters(seed=4)
@@ -131,7 +132,7 @@ def test_it_is_the_named_class_with_groups(info):
 @each_optimizer
 def test_it_is_the_named_class_when_options_are_edited(info):
     params, copies = parameters(), parameters()
-    ours, named = wrapped(info, params, **MEMORY), info.make(copies, **MEMORY)
+    ours, named = wrapped(info, params, **MEMORY), named_class(info, copies, **MEMORY)
     for edit in ({}, {"kappa": 0.3}, {"policy": "fifo", "decay": 0.2}, {"max_age": 1}, {"lr": 0.5}):
         memory = {k: v for k, v in edit.items() if k != "lr"}
         ours.memory_groups[0].update(memory)
@@ -146,7 +147,7 @@ def test_it_is_the_named_class_when_options_are_edited(info):
 def test_it_is_the_named_class_for_tensors_beyond_the_working_buffer(info):
     shapes = [(700, 500), (3,)]  # larger than 2**18 elements
     params, copies = parameters(shapes=shapes), parameters(shapes=shapes)
-    ours, named = wrapped(info, params, **MEMORY), info.make(copies, **MEMORY)
+    ours, named = wrapped(info, params, **MEMORY), named_class(info, copies, **MEMORY)
     train(ours, params, 5)
     train(named, copies, 5)
     assert_same(everything(ours, params), everything(named, copies))

@@ -16,7 +16,15 @@ from torch.optim.optimizer import (
 )
 
 import gradmem
-from augmented import MEMORY, each_class, everything, made, occupied, parameters_for
+from augmented import (
+    MEMORY,
+    each_class,
+    everything,
+    made,
+    named_class,
+    occupied,
+    parameters_for,
+)
 from gradmem import MemoryAugmented, StepError, memory_bytes
 from optimizers import (
     assert_differ,
@@ -157,7 +165,7 @@ def test_schedulers_drive_it_as_they_drive_the_named_class(info, make, given):
     """Warnings are errors here: one about the order of the two step() would be seen."""
     params, copies = parameters(), parameters()
     cycled = {"momentum": 0.9} if "momentum" in info.make_base(copies).defaults else {}
-    named, base = info.make(copies, **MEMORY, **cycled), info.make_base(params, **cycled)
+    named, base = named_class(info, copies, **MEMORY, **cycled), info.make_base(params, **cycled)
     before = make(base) if given == "the base before" else None
     ours = MemoryAugmented(base, **MEMORY, aggregate=named.defaults["aggregate"])
     schedulers = [before or make(ours if given == "the wrapper" else base), make(named)]

@@ -27,15 +27,14 @@ class AdamRule(MemoryOptimizer, Adam):
     """torch's rule, on what it is given for gradients."""
 
     has_kernel = True
+    _torch_kernel = True
     _kernel_name = "adam"
 
     def _kernel(self, group: Group) -> Kernel:
         names = ("weight_decay", "decoupled_weight_decay", "maximize")
         options = (group["lr"], *group["betas"], group["eps"], *(group[name] for name in names))
         most = "max_exp_avg_sq" if group["amsgrad"] else None
-        return Kernel(
-            self._kernel_name, tuple(map(float, options)), ("exp_avg", "exp_avg_sq", most)
-        )
+        return Kernel(self._kernel_name, options, ("exp_avg", "exp_avg_sq", most))
 
     def _make_state(self, group: Group) -> None:
         lists: list[list[Tensor]] = [[] for _ in range(6)]
@@ -83,8 +82,9 @@ class Adam_C(AdamRule):
         betas: decay of the first and second moment, each in [0, 1).
         eps: added to the denominator, at least 0.
         weight_decay: L2 penalty, at least 0; added to u, never stored.
-        amsgrad, foreach, maximize, capturable, fused, decoupled_weight_decay: as in torch;
+        amsgrad, foreach, maximize, capturable, decoupled_weight_decay: as in torch;
             {not_differentiable}
+        {fused_option}
         {memory_options}
 
     {memory_state}
@@ -184,8 +184,9 @@ class AdamW_C(AdamRule, AdamW):
         betas: decay of the first and second moment, each in [0, 1).
         eps: added to the denominator, at least 0.
         weight_decay: decoupled, at least 0; never stored.
-        amsgrad, foreach, maximize, capturable, fused: as in torch;
+        amsgrad, foreach, maximize, capturable: as in torch;
             {not_differentiable}
+        {fused_option}
         {memory_options}
 
     {memory_state}

@@ -20,8 +20,9 @@ from gradmem.optim.state import MEMORY_KEYS, SCALES, SLOTS, STORE_KEYS, blank_en
 # taken from the checkpoint, as torch takes its lr.
 AGREE = ("capacity", "policy", "scope", "norm", "memory_dtype")
 
-# Before the memory's options where they share a group with those of a wrapped optimizer.
+# The memory's options where they share a group with those of a wrapped optimizer.
 _PREFIX = "memory_"
+_PREFIXED = {name: name if name.startswith(_PREFIX) else _PREFIX + name for name in OPTION_NAMES}
 
 # Options that may be a function, of which a checkpoint can hold the name alone.
 FUNCTIONS = ("aggregate", "policy")
@@ -53,8 +54,8 @@ def forget_memory(state_dict: Mapping[str, Any]) -> dict[str, Any]:
         ['exp_avg', 'exp_avg_sq', 'step']
     """
     groups = state_dict["param_groups"]
-    wrapped = any(_PREFIX + "capacity" in group for group in groups)
-    options = {_PREFIX + name for name in OPTION_NAMES} if wrapped else set(OPTION_NAMES)
+    wrapped = any(_PREFIXED["capacity"] in group for group in groups)
+    options = set(_PREFIXED.values() if wrapped else OPTION_NAMES)
     return {
         **state_dict,
         "state": {
@@ -83,7 +84,7 @@ def joined(
     parameters = [p for group in groups for p in group["params"]]
     memory = {key: state[p] for key, p in zip(ids, parameters, strict=True) if state.get(p)}
     saved = named({"param_groups": [dict(group) for group in groups]})["param_groups"]
-    options = [{_PREFIX + name: group[name] for name in OPTION_NAMES} for group in saved]
+    options = [{key: group[name] for name, key in _PREFIXED.items()} for group in saved]
     entries = {key: {**base["state"].get(key, {}), **memory.get(key, {})} for key in ids}
     return {
         **base,
@@ -103,7 +104,7 @@ def parted(
         CheckpointError: it has another form than torch's, or other groups.
     """
     _check_form(state_dict, groups)
-    prefixed = {_PREFIX + name: name for name in OPTION_NAMES}
+    prefixed = {key: name for name, key in _PREFIXED.items()}
     base = {
         **state_dict,
         "state": {

@@ -93,6 +93,7 @@ class CriticalMomenta(MemoryOptimizer):
     """Put before a rule, it has momenta remembered; `_update` then goes along their aggregate."""
 
     has_kernel = False
+    _torch_kernel = False
 
     def _momenta(self, group: Group, grads: list[Tensor]) -> list[Tensor]:
         """The momenta of ``group["params"]``, after these gradients went into them."""
@@ -190,8 +191,9 @@ class Adam_CM(_CriticalAdam):
         eps: added to the denominator, at least 0.
         weight_decay: L2 penalty, at least 0; added to a, never stored.
         decoupled_weight_decay: take the weight decay from the parameter, as `AdamW_CM` does.
-        amsgrad, maximize, capturable, fused: as in torch. foreach makes no difference;
+        amsgrad, maximize, capturable: as in torch. foreach makes no difference;
             {not_differentiable}
+        fused: True for one pass over memory and parameters together, by kernels built on first use.
         {memory_options}
 
     With an empty memory the rule is not Adam's, whose v sees g^2 and not m^2; switched off, it is.
@@ -299,8 +301,9 @@ class AdamW_CM(_CriticalAdam, AdamW):
         betas: decay of the first and second moment, each in [0, 1).
         eps: added to the denominator, at least 0.
         weight_decay: decoupled, at least 0; never stored.
-        amsgrad, maximize, capturable, fused: as in torch. foreach makes no difference;
+        amsgrad, maximize, capturable: as in torch. foreach makes no difference;
             {not_differentiable}
+        fused: True for one pass over memory and parameters together, by kernels built on first use.
         {memory_options}
 
     With an empty memory the rule is not AdamW's, whose v sees g^2 and not m^2; switched off, it is.

@@ -24,6 +24,9 @@ it replaces.""",
 params: parameters, named parameters, or groups; groups may have options of their own.""",
     "not_differentiable": """\
 ``differentiable=True`` is refused, as stored gradients are constants.""",
+    "fused_option": """\
+fused: True for one pass over memory and parameters together, by kernels built on first use; it
+    rounds otherwise. None takes torch's fused kernel on the CPU, if `foreach` is None too.""",
     "memory_options": """\
 capacity: gradients kept, from 0; 0 gives exactly {base}.
 decay: factor in [0, 1] on every stored gradient's priority at every step.

@@ -127,7 +127,7 @@ class Plan:
     plain: list[int]
     parameters: tuple[Any, ...]
     options: tuple[Any, ...]
-    pointers: list[list[tuple[int, int]]] | None = None  # None until they were seen
+    pointers: list[list[tuple[Any, ...]]] | None = None  # None until they were seen
 
     def is_current(self, groups: Sequence[Group], state: State) -> bool:
         """Whether parameters and state are still those the plan was made from."""
@@ -185,11 +185,11 @@ def _parameters(groups: Sequence[Group]) -> tuple[Any, ...]:
     )
 
 
-def _pointers(groups: Sequence[Group]) -> list[list[tuple[int, int]]] | None:
-    """What changes whenever `_parameters` does, and is had sooner; None where it need not be had."""
+def _pointers(groups: Sequence[Group]) -> list[list[tuple[Any, ...]]] | None:
+    """What changes whenever `_parameters` does, and is had sooner; None of unusual tensors."""
     if any(type(p) not in PLAIN for group in groups for p in group["params"]):
         return None
-    return [[(id(p), p.data_ptr()) for p in group["params"]] for group in groups]
+    return [[(id(p), p.data_ptr(), p.shape) for p in group["params"]] for group in groups]
 
 
 def _options(groups: Sequence[Group]) -> tuple[Any, ...]:

@@ -132,7 +132,7 @@ class RMSprop_C(MemoryOptimizer, RMSprop):
         names = ("lr", "alpha", "eps", "weight_decay", "momentum", "maximize")
         mean = "grad_avg" if group["centered"] else None
         buffer = "momentum_buffer" if group["momentum"] > 0 else None
-        options = tuple(float(group[name]) for name in names)
+        options = tuple(group[name] for name in names)
         return Kernel("rmsprop", options, ("square_avg", mean, buffer))
 
     def _make_state(self, group: Group) -> None:

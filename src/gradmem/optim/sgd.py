@@ -28,11 +28,12 @@ class SGDRule(MemoryOptimizer, SGD):
     """torch's rule, on what it is given for gradients."""
 
     has_kernel = True
+    _torch_kernel = True
 
     def _kernel(self, group: Group) -> Kernel:
         names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
         buffer = "momentum_buffer" if group["momentum"] != 0 else None
-        return Kernel("sgd", tuple(float(group[name]) for name in names), (buffer,))
+        return Kernel("sgd", tuple(group[name] for name in names), (buffer,))
 
     def _make_state(self, group: Group) -> None:
         if group["momentum"] != 0:
@@ -86,8 +87,9 @@ class SGD_C(SGDRule):
         dampening: any finite number.
         weight_decay: L2 penalty, at least 0; added to u, never stored.
         nesterov: needs momentum > 0 and dampening 0.
-        maximize, foreach, fused: as in torch;
+        maximize, foreach: as in torch;
             {not_differentiable}
+        {fused_option}
         {memory_options}
 
     {memory_state}

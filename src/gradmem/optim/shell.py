@@ -33,6 +33,7 @@ from gradmem.optim.remember import (
     retain_nothing,
 )
 from gradmem.optim.state import State, store_of
+from gradmem.optim.torch_kernels import fused_option
 
 
 class MemoryOptimizer(MemoryHolder, Optimizer):
@@ -44,6 +45,8 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
 
     # Whether `_kernel` says how a fused pass applies the base rule.
     has_kernel: ClassVar[bool] = False
+    # Whether torch has a fused kernel for the base rule on the CPU.
+    _torch_kernel: ClassVar[bool] = False
     # Options of the torch class that are refused unless false, and why.
     _refused: ClassVar[Mapping[str, str]] = {}
 
@@ -158,6 +161,8 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
             stores = [store_of(entry) for entry in entries]
             narrow, wide = [portion.narrow[i] for i in present], [portion.wide[i] for i in present]
             updates = combined(narrow, wide, offered, stores, move)
+            if self._torch_kernel:
+                group["fused"] = fused_option(group, self.state, updates)
             if updates is offered and self._writes_gradients(group):
                 updates = copied(narrow, offered)
             if self._observer is not None:

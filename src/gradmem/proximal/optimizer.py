@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from gradmem.errors import CheckpointError, OptionError, OptionTypeError, StepError
@@ -113,7 +114,7 @@ class ProximalOptimizer(Optimizer):
         *,
         regularizer: Regularizer = "group_lasso",
         penalty: float = 0.0,
-        groups: Mapping[Tensor, Groups] | None = None,
+        groups: Mapping[Tensor, Groups] | Mapping[Parameter, Groups] | None = None,
         metric: Metric = "diagonal",
         reweight: bool = True,
         gamma: float = 3.0,
@@ -316,7 +317,7 @@ class ProximalOptimizer(Optimizer):
 def _with_options(
     group: Mapping[str, Any],
     defaults: Mapping[str, Any],
-    chosen: Mapping[Tensor, Groups] | None,
+    chosen: Mapping[Any, Groups] | None,
 ) -> Group:
     """A group's entries, and these options where it has none of its own."""
     entries = group["groups"] if "groups" in group else options.entries_of(group["params"], chosen)

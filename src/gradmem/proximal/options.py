@@ -76,7 +76,7 @@ def check_mapping(chosen: object) -> None:
         )
 
 
-def check_known(chosen: Mapping[Tensor, Any] | None, params: Sequence[Tensor]) -> None:
+def check_known(chosen: Mapping[Any, Any] | None, params: Sequence[Tensor]) -> None:
     """Refuse groups of parameters that the optimizer does not have."""
     known = set(map(id, params))
     strange = [tuple(p.shape) for p in chosen or () if id(p) not in known]

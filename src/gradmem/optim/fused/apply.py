@@ -14,7 +14,7 @@ from gradmem.memory import slots as storage
 from gradmem.memory.formats import stored_dtype
 from gradmem.memory.ledger import Move
 from gradmem.memory.sharding import locals_of
-from gradmem.optim.fused import native
+from gradmem.optim.fused import compiled, native
 from gradmem.optim.fused.kernel import Kernel
 from gradmem.optim.plan import Memory, Run
 from gradmem.optim.remember import Gradients, Norms, Observer, attach, entry_for, retain_nothing
@@ -104,20 +104,31 @@ def step(
 ) -> bool:
     """Update a run's parameters and let the memory take what it is offered; False if not taken."""
     if not takes(optimizer, memory, run):
-        return False
+        taken = compiled.step(optimizer, memory, run, offers, moves)
+        if taken:
+            _age_others(optimizer, run, grads, moves)
+        return taken
     given, run.given = run.given or gather(run, offers), None
     if given.params:
         kernel = optimizer._kernel(optimizer.param_groups[run.group])
         layout, fresh = _layout(optimizer, memory, run, given, kernel)
         if not layout.fits:
             run.fused = False
+            _unmake(optimizer, kernel, given, fresh)
             return False
         _pass(optimizer, memory, (kernel, layout, fresh), given, grads, moves)
     if len(given.params) < len(run.parameters):
-        for portion in run.portions:
-            absent = [p for p in portion.parameters if p not in grads]
-            retain_nothing(absent, optimizer.state, moves[portion.row])
+        _age_others(optimizer, run, grads, moves)
     return True
+
+
+def _age_others(
+    optimizer: MemoryOptimizer, run: Run, grads: Gradients, moves: Sequence[Move]
+) -> None:
+    """What the memory does with parameters that have no gradient."""
+    for portion in run.portions:
+        absent = [p for p in portion.parameters if p not in grads]
+        retain_nothing(absent, optimizer.state, moves[portion.row])
 
 
 def _layout(
@@ -149,6 +160,17 @@ def _layout(
     layout = native.Layout(locals_of(params), given.rows, entries, kernel.states)
     run.layout = None if run.sharded else layout
     return layout, fresh
+
+
+def _unmake(
+    optimizer: MemoryOptimizer, kernel: Kernel, given: Given, fresh: list[bool] | None
+) -> None:
+    """Take momenta of zero away again, where it is their absence that tells a first step."""
+    key = kernel.states[0]
+    if kernel.name == "sgd" and key is not None and fresh is not None:
+        for p, made in zip(given.params, fresh, strict=True):
+            if made:
+                del optimizer.state[p][key]
 
 
 def _is(one: object, other: object) -> bool:

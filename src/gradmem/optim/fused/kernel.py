@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from torch import Tensor
+
 
 class Kernel(NamedTuple):
     """A base rule with the options of one group.
@@ -16,5 +18,5 @@ class Kernel(NamedTuple):
     """
 
     name: str
-    options: tuple[float, ...]
+    options: tuple[float | Tensor, ...]
     states: tuple[str | None, ...]

@@ -236,7 +236,7 @@ def step(
     out = None if updates is None else pointers(updates)
     call = ctypes.create_string_buffer(_CALL.size)
     _CALL.pack_into(call, 0, _address(grads), ctypes.addressof(table), _address(out), _address(new))
-    options = array("d", kernel.options)
+    options = array("d", map(float, kernel.options))
     getattr(library(), f"gradmem_{kernel.name}")(
         layout.packed, len(grads), call, *layout.types, _address(options), torch.get_num_threads()
     )

@@ -1,0 +1,112 @@
+"""``gradmem bench``."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradmem.lab.commands.options import (
+    FAILED,
+    INTERRUPTED,
+    bad_input,
+    console_for,
+    folder_option,
+    print_error,
+    told,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+OPTIMIZERS = (
+    "Names with commas: adam-fused, adam, adam_c-fused, adam_c, adam_cm, adamw-fused, adamw, "
+    "adamw_c-fused, adamw_c, sgd, sgd_c, rmsprop, rmsprop_c, schedulefree, ademamix, lion, "
+    "adam8bit."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command()(bench)
+
+
+def bench(
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Sets of parameters: mlp, 11m, 25m, 100m; 1b on an accelerator.",
+            show_default="mlp 11m",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        told("Your own: package:function that returns a module or its parameters.", "none"),
+    ] = None,
+    optimizers: Annotated[str | None, told(OPTIMIZERS, "all of them")] = None,
+    capacity: Annotated[
+        list[int] | None, told("Gradients kept; again for another capacity.", "10")
+    ] = None,
+    memory_dtype: Annotated[
+        list[str] | None,
+        told("Type of the stored gradients; again for another, none for their own.", "their own"),
+    ] = None,
+    memory_device: Annotated[
+        str | None, told("Where they are stored.", "beside the parameters")
+    ] = None,
+    device: Annotated[str | None, told("cpu or cuda.", "cuda if there is one")] = None,
+    threads: Annotated[int | None, told("Of torch.", "torch's own")] = None,
+    rounds: Annotated[int, typer.Option(help="In each, two steps of every optimizer.")] = 15,
+    out: Annotated[
+        Path | None,
+        folder_option("Folder for bench.json, .md and .svg; goes on with what is there.", "none"),
+    ] = None,
+) -> None:
+    """Measure what a step costs here, in time and bytes: ours beside torch's and others'.
+
+    Optimizers take turns on the same parameters, so that times are given as ratios, with 95%
+    intervals. Without SETS or a model, two small sets: about a minute on two cores.
+    """
+    from gradmem.lab.bench.command import carry_out, prepare
+
+    console = console_for(quiet=False)
+    with bad_input():
+        job = prepare(
+            sets or (),
+            model=model,
+            optimizers=optimizers,
+            capacities=capacity or (10,),
+            memory_dtypes=memory_dtype or (),
+            memory_device=memory_device,
+            device=device,
+            threads=threads,
+            rounds=rounds,
+        )
+    with _sentences(console, out):
+        whole = carry_out(job, out, console)
+    if not whole:
+        raise typer.Exit(FAILED)
+
+
+@contextmanager
+def _sentences(console: "Console", out: Path | None) -> Iterator[None]:
+    """Expected errors and interruptions end in a sentence and an exit code."""
+    from gradmem.lab.errors import LabError
+    from gradmem.lab.workers import stop_on_terminate
+
+    before = signal.getsignal(signal.SIGTERM)
+    stop_on_terminate()
+    try:
+        yield
+    except LabError as error:
+        print_error(str(error))
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        then = f"the same command goes on with what is in {out}" if out else "nothing is kept"
+        console.print(f"Interrupted; {then}.", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
