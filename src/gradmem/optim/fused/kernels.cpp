@@ -458,18 +458,24 @@ void step(const Tensor* tensors, int64_t count, const Call* call, int64_t type, 
     step_all<Rule, Bfloat16>(tensors, count, *call, slot_type, options, threads);
 }
 
-// In lanes, which the compiler may not choose: it would by alignment, and bits would depend on it.
+// In vectors of a fixed width: a compiler that chose one would do so by alignment, and bits would
+// depend on it.
 template <class W> double sum_of_squares(const W* x, int64_t n) {
-  constexpr int64_t kLanes = 32;
-  W lanes[kLanes] = {};
+  typedef W Vector __attribute__((vector_size(32)));
+  constexpr int64_t kWidth = sizeof(Vector) / sizeof(W), kVectors = 4;
+  Vector sums[kVectors] = {}, next;
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-#pragma omp simd
-    for (int64_t k = 0; k < kLanes; k++) lanes[k] += x[i + k] * x[i + k];
+  for (; i + kVectors * kWidth <= n; i += kVectors * kWidth) {
+    for (int64_t k = 0; k < kVectors; k++) {
+      std::memcpy(&next, x + i + k * kWidth, sizeof next);
+      sums[k] += next * next;
+    }
   }
-  for (int64_t k = 0; i < n; i++, k++) lanes[k] += x[i] * x[i];
-  double sum = 0;
-  for (int64_t k = 0; k < kLanes; k++) sum += lanes[k];
+  W rest = 0;
+  for (; i < n; i++) rest += x[i] * x[i];
+  double sum = rest;
+  for (int64_t k = 0; k < kVectors; k++)
+    for (int64_t lane = 0; lane < kWidth; lane++) sum += sums[k][lane];
   return sum;
 }
 
