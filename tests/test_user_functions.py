@@ -101,7 +101,7 @@ def test_decisions_in_tensors_equal_those_in_python_numbers(option, function, sc
 def test_around_any_optimizer_as_in_the_class(option, function):
     ours, theirs = parameters(), parameters()
     options = {"capacity": 3, "decay": 0.9, option: function}
-    named = gradmem.Adam_C(ours, lr=0.01, **options)
+    named = gradmem.Adam_C(ours, lr=0.01, foreach=False, **options)
     wrapped = gradmem.MemoryAugmented(torch.optim.Adam(theirs, lr=0.01), **options)
     train(named, ours, 30)
     train(wrapped, theirs, 30)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,8 @@ from gradmem.proximal.radial import scale, wide_type
 
 # Elements of the rows that are computed together on the CPU: what they need stays in the cache.
 _CHUNK = 2**15
+# Elements that are measured before they are scaled.
+_BATCH = 2**20
 
 
 class _Part(NamedTuple):
@@ -65,10 +67,39 @@ def step_is_zero(step: float | Tensor) -> bool:
 def _scale(parts: Sequence[_Part], step: float | Tensor, group: Mapping[str, Any]) -> None:
     """A radial penalty in the plain metric: two passes through the parameters."""
     concavity = step / group["gamma"] if PENALTIES[group["regularizer"]].concave else 0.0
-    for rows, _, weight in parts:
-        others = tuple(range(1, rows.dim()))
-        norms = torch.linalg.vector_norm(rows, dim=others, keepdim=True, dtype=wide_type(rows))
-        rows.mul_(scale(norms, step * (group["penalty"] * weight), concavity))
+    for some in _batches(parts):
+        kind, device = wide_type(some[0].rows), some[0].rows.device
+        counts = [len(rows) for rows, _, _ in some]
+        norms = torch.empty(sum(counts), dtype=kind, device=device)
+        for (rows, _, _), out in zip(some, torch.split(norms, counts), strict=True):
+            others = tuple(range(1, rows.dim()))
+            torch.linalg.vector_norm(rows, dim=others, dtype=kind, out=out)
+        # One small computation for all factors: one a parameter would take as long as the passes.
+        strengths = torch.empty_like(norms)
+        for part, own in zip(some, torch.split(strengths, counts), strict=True):
+            own.fill_(group["penalty"] * part.weight)
+        factors = scale(norms, strengths.mul_(step), concavity)
+        for (rows, _, _), own in zip(some, torch.split(factors, counts), strict=True):
+            rows.mul_(own.view(-1, *[1] * (rows.dim() - 1)))
+
+
+def _batches(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
+    """Neighbours of one kind and device, few enough on the CPU that the second pass finds what the
+    first one read in the cache.
+    """
+    batch: list[_Part] = []
+    size = 0
+    for part in parts:
+        first = batch[0].rows if batch else part.rows
+        alike = first.dtype == part.rows.dtype and first.device == part.rows.device
+        full = first.device.type == "cpu" and size + part.rows.numel() > _BATCH
+        if batch and (full or not alike):
+            yield batch
+            batch, size = [], 0
+        batch.append(part)
+        size += part.rows.numel()
+    if batch:
+        yield batch
 
 
 def _shrink(part: _Part, step: float | Tensor, group: Mapping[str, Any]) -> None:

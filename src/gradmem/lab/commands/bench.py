@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 OPTIMIZERS = (
-    "Names with commas: adam-fused, adam, adam_c-fused, adam_c, adam_cm, adamw-fused, adamw, "
-    "adamw_c-fused, adamw_c, sgd, sgd_c, rmsprop, rmsprop_c, schedulefree, ademamix, lion, "
-    "adam8bit."
+    "Names with commas: adam-fused, adam, adam_c-fused, adam_c, adam_cm-fused, adam_cm, "
+    "adamw-fused, adamw, adamw_c-fused, adamw_c, sgd, sgd_c-fused, sgd_c, rmsprop, "
+    "rmsprop_c-fused, rmsprop_c, schedulefree, ademamix, lion, adam8bit."
 )
 
 
