@@ -34,6 +34,9 @@ CASES = [
     ("aggmo_c", {"capacity": 3, "weight_decay": 0.1}),
     ("adam_cm", {"capacity": 3, "decay": 0.95, "amsgrad": True, "aggregate": "max_mean"}),
     ("sgd_cm", {"capacity": 3, "scope": "tensor", "policy": "cosine_diverse"}),
+    ("adam_c", {"capacity": 3, "decay": 0.95, "fused": True, "memory_dtype": "bfloat16"}),
+    ("rmsprop_c", {"capacity": 3, "fused": True, "aggregate": "median", "momentum": 0.9}),
+    ("adam_cm", {"capacity": 3, "fused": True, "scope": "tensor"}),
 ]
 
 
