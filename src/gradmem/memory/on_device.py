@@ -29,6 +29,11 @@ class Decision(NamedTuple):
     size: Tensor
 
 
+def is_capturing() -> bool:
+    """Whether what is done now goes into a CUDA graph, to be done again without the host."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
 def decide(
     ledger: Ledger,
     offer: Offer,

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from gradmem.errors import CheckpointError, OptionError, OptionTypeError, StepError
 from gradmem.memory.ledger import STEPS
 from gradmem.memory.norms import ledger_dots, ledger_norms
+from gradmem.memory.on_device import is_capturing
 from gradmem.memory.options import check_integer
 from gradmem.optim.holder import MemoryHolder
 from gradmem.optim.plan import Memory
@@ -165,7 +166,7 @@ class Recorder:
         """Before a step, which may yet fail."""
         self._calls += 1
         self._watched = {}
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        if is_capturing():
             raise StepError(
                 "a recorder reads numbers, which a graph that is being captured cannot do; close() "
                 "it before the capture"

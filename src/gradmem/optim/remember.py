@@ -103,8 +103,7 @@ def decide(memory: Memory, state: State, grads: Gradients, offer_of: Offered) ->
         return on_host.decide(ledger, offer, options, size)
     # The host cannot know how much the sums have drifted without waiting: renew them regularly,
     # often enough that the cost stays one read a step, always inside a captured graph.
-    captured = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-    period = 1 if captured else max(16, options.capacity)
+    period = 1 if on_device.is_capturing() else max(16, options.capacity)
     renew = memory.calls % period == period - 1
     return on_device.decide(ledger, offer, options, size, renew=renew)
 

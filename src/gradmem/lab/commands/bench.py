@@ -1,26 +1,18 @@
 """``gradmem bench``."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gradmem.lab.commands.options import (
     FAILED,
-    INTERRUPTED,
     bad_input,
     console_for,
+    ends_in_sentences,
     folder_option,
-    print_error,
     told,
 )
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
 
 OPTIMIZERS = (
     "Names with commas: adam-fused, adam, adam_c-fused, adam_c, adam_cm-fused, adam_cm, "
@@ -85,28 +77,8 @@ def bench(
             threads=threads,
             rounds=rounds,
         )
-    with _sentences(console, out):
+    then = f"the same command goes on with what is in {out}" if out else "nothing is kept"
+    with ends_in_sentences(console, f"Interrupted; {then}."):
         whole = carry_out(job, out, console)
     if not whole:
         raise typer.Exit(FAILED)
-
-
-@contextmanager
-def _sentences(console: "Console", out: Path | None) -> Iterator[None]:
-    """Expected errors and interruptions end in a sentence and an exit code."""
-    from gradmem.lab.errors import LabError
-    from gradmem.lab.workers import stop_on_terminate
-
-    before = signal.getsignal(signal.SIGTERM)
-    stop_on_terminate()
-    try:
-        yield
-    except LabError as error:
-        print_error(str(error))
-        raise typer.Exit(FAILED) from None
-    except KeyboardInterrupt:
-        then = f"the same command goes on with what is in {out}" if out else "nothing is kept"
-        console.print(f"Interrupted; {then}.", soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

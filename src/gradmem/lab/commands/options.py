@@ -101,29 +101,39 @@ def bad_input() -> Iterator[None]:
 
 
 @contextmanager
-def sentences(console: "Console", folder: Path) -> Iterator[None]:
+def ends_in_sentences(console: "Console", interrupted: str) -> Iterator[None]:
     """Expected errors and interruptions end in a sentence and an exit code."""
-    from gradmem.lab.errors import ConfigError, LabError
+    from gradmem.lab.errors import LabError
     from gradmem.lab.workers import stop_on_terminate
 
     before = signal.getsignal(signal.SIGTERM)
     stop_on_terminate()
     try:
         yield
-    except ConfigError as error:
-        raise typer.BadParameter(str(error)) from None
     except LabError as error:
         print_error(str(error))
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
-        console.print(
-            f"Interrupted. Finished runs are kept in {folder / 'runs'}; the same command, or "
-            f"gradmem resume {folder}, continues from there.",
-            soft_wrap=True,
-        )
+        console.print(interrupted, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def sentences(console: "Console", folder: Path) -> Iterator[None]:
+    """The same of a study in a folder, whose wrong settings are wrong input."""
+    from gradmem.lab.errors import ConfigError
+
+    interrupted = (
+        f"Interrupted. Finished runs are kept in {folder / 'runs'}; the same command, or "
+        f"gradmem resume {folder}, continues from there."
+    )
+    with ends_in_sentences(console, interrupted):
+        try:
+            yield
+        except ConfigError as error:
+            raise typer.BadParameter(str(error)) from None
 
 
 def print_error(sentence: str) -> None:

@@ -1,27 +1,21 @@
 """``gradmem sparsify``."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gradmem.lab.commands.options import (
     FAILED,
-    INTERRUPTED,
     Data,
     Quiet,
     bad_input,
     console_for,
+    ends_in_sentences,
     folder_option,
     print_error,
     told,
 )
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def register(app: typer.Typer) -> None:
@@ -108,28 +102,8 @@ def sparsify(
         except LabError as error:
             print_error(str(error))
             raise typer.Exit(FAILED) from None
-    with _sentences(console, job.folder):
+    interrupted = (
+        f"Interrupted. Finished runs are kept in {job.folder / 'runs'}; the same command goes on."
+    )
+    with ends_in_sentences(console, interrupted):
         carry_out(job, console)
-
-
-@contextmanager
-def _sentences(console: "Console", folder: Path) -> Iterator[None]:
-    """Expected errors and interruptions end in a sentence and an exit code."""
-    from gradmem.lab.errors import LabError
-    from gradmem.lab.workers import stop_on_terminate
-
-    before = signal.getsignal(signal.SIGTERM)
-    stop_on_terminate()
-    try:
-        yield
-    except LabError as error:
-        print_error(str(error))
-        raise typer.Exit(FAILED) from None
-    except KeyboardInterrupt:
-        console.print(
-            f"Interrupted. Finished runs are kept in {folder / 'runs'}; the same command goes on.",
-            soft_wrap=True,
-        )
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -8,7 +8,6 @@ part of its key: the rule, which of its parts are on, and the parameters that ha
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +19,8 @@ from torch import Tensor
 from gradmem.memory import slots as storage
 from gradmem.memory.formats import sum_dtype
 from gradmem.memory.ledger import Move
-from gradmem.optim.fused.kernel import Kernel
+from gradmem.memory.on_device import is_capturing
+from gradmem.optim.fused.kernel import Kernel, warn_of_fallback
 from gradmem.optim.fused.rules import RULES, Switches, options_of
 from gradmem.optim.plan import Memory, Run
 from gradmem.optim.remember import Gradients
@@ -97,7 +97,7 @@ class Programs:
     def program(self, key: Any, form: Form) -> Callable[[Tensors], None] | None:
         """The graph of this form; None until two steps in a row want it, or if there are many."""
         again, self._last = key == self._last, key
-        if key not in self._made and again and len(self._made) < GRAPHS and not _capturing():
+        if key not in self._made and again and len(self._made) < GRAPHS and not is_capturing():
             self._made[key] = compiled(form)
         return self._made.get(key)
 
@@ -141,7 +141,7 @@ def step(
     assert own is not None
     place = run.group, id(run.parameters[0])
     if place not in own:
-        if _capturing():  # what a captured graph reads must not lie in its own memory
+        if is_capturing():  # what a captured graph reads must not lie in its own memory
             return False
         own[place] = Programs(run, len(options.numbers))
     programs, present = own[place], list(dict.fromkeys(rows))
@@ -158,12 +158,7 @@ def step(
     reason = _failure(program, tensors)
     if reason is not None:
         _PROGRAMS[optimizer] = None
-        warnings.warn(
-            "fused=True goes on with torch's kernels and passes over the memory beside them, which "
-            f"takes longer: torch.compile failed with {reason}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        warn_of_fallback(f"torch.compile failed with {reason}")
         return False
     if not RULES[kernel.name].counts and "step" in optimizer.state[params[0]]:
         torch._foreach_add_([optimizer.state[p]["step"] for p in params], 1)
@@ -278,7 +273,3 @@ def _failure(program: Callable[[Tensors], None], tensors: Tensors) -> str | None
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return f"{type(error).__name__}: " + " / ".join(lines[:3])
     return None
-
-
-def _capturing() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 from torch import Tensor
@@ -20,3 +21,13 @@ class Kernel(NamedTuple):
     name: str
     options: tuple[float | Tensor, ...]
     states: tuple[str | None, ...]
+
+
+def warn_of_fallback(reason: str) -> None:
+    """Say that fused=True is done without a pass of its own, and why."""
+    warnings.warn(
+        "fused=True goes on with torch's kernels and passes over the memory beside them, which "
+        f"takes longer: {reason}",
+        RuntimeWarning,
+        stacklevel=3,
+    )

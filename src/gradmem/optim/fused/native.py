@@ -11,7 +11,6 @@ import functools
 import itertools
 import operator
 import struct
-import warnings
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +22,7 @@ from gradmem.memory.formats import blocks_of, is_dense, sum_dtype
 from gradmem.memory.ledger import Move
 from gradmem.memory.sharding import local
 from gradmem.optim.fused.build import BuildError, library
-from gradmem.optim.fused.kernel import Kernel
+from gradmem.optim.fused.kernel import Kernel, warn_of_fallback
 from gradmem.optim.state import PRIORITY, STORE_KEYS, store_of
 
 # As the enumeration in kernels.cpp.
@@ -59,12 +58,7 @@ def available() -> bool:
     """Whether the kernels can be used; if not, warns once of what is used instead."""
     reason = reason_against()
     if reason is not None:
-        warnings.warn(
-            "fused=True goes on with torch's kernels and passes over the memory beside them, which "
-            f"takes longer: {reason}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        warn_of_fallback(reason)
     return reason is None
 
 
@@ -97,12 +91,6 @@ def in_order_of(parameter: Tensor, grad: Tensor) -> Tensor:
     ):
         return grad
     return torch.empty_like(parameter).copy_(grad)
-
-
-def _same_order(one: Tensor, other: Tensor) -> bool:
-    """Whether the elements of two tensors of one shape lie alike; a dimension of 1 has no order."""
-    strides = zip(one.shape, one.stride(), other.stride(), strict=True)
-    return one.numel() == 0 or all(a == b for size, a, b in strides if size > 1)
 
 
 class Layout:
