@@ -118,3 +118,17 @@ def test_switched_off_with_a_closure_it_is_the_base_with_a_closure():
     base = ByLoss(parameters(), lr=0.1)
     MemoryAugmented(base, capacity=0).step(lambda: 2.5)
     assert base.loss == 2.5
+
+
+def test_a_group_without_gradients_stores_zero_for_its_part():
+    present, absent = parameters()[:2]
+    base = torch.optim.SGD([{"params": [present]}, {"params": [absent]}], lr=0.1)
+    ours = MemoryAugmented(base, capacity=1, policy="fifo")
+    present.grad, absent.grad = torch.ones_like(present), torch.ones_like(absent)
+    ours.step()
+    before = absent.detach().clone()
+    present.grad, absent.grad = 2 * torch.ones_like(present), None
+    ours.step()
+    assert torch.equal(ours.memory_state[present]["memory_slots"][0], present.grad)
+    assert not ours.memory_state[absent]["memory_slots"].any()
+    assert torch.equal(absent, before)

@@ -39,6 +39,7 @@ from gradmem.optim.report import MemoryBytes, MemoryReport, ScopeReport, memory_
 from gradmem.optim.rmsprop import RMSprop_C
 from gradmem.optim.sgd import SGD_C
 from gradmem.optim.shell import MemoryOptimizer
+from gradmem.optim.together import decide_together
 from gradmem.registry import create, names, options
 
 __version__ = "0.1.0"
@@ -82,6 +83,7 @@ __all__ = [
     "Weights",
     "__version__",
     "create",
+    "decide_together",
     "forget_memory",
     "memory_bytes",
     "names",

@@ -2,70 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from gradmem.memory.formats import flat
-from gradmem.memory.sharding import mesh_key, sum_over_mesh
+from gradmem.memory.sharding import mesh_key, shards_of, sum_over_mesh
 
 # A float32 norm of many millions of elements loses digits (2e-4 at 8 million); blocks of this many
 # are summed in float64.
 BLOCK = 2**18
 
+Rows: TypeAlias = Sequence[Sequence[Tensor]]
+Vector: TypeAlias = Mapping[Tensor, Tensor]
+# Of T parameters, this rank's share of K numbers each: (K, T) float64.
+Measure: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
+
 
 def ledger_norms(
-    rows: Sequence[Sequence[Tensor]],
-    gradients: Mapping[Tensor, Tensor],
-    device: torch.device,
-    *,
-    l2: bool,
+    rows: Rows, vectors: Sequence[Vector], device: torch.device, *, l2: bool
 ) -> Tensor:
-    """Norm of the gradients of each row of parameters, (R,) float64 on `device`.
+    """Norms of the gradients of each row of parameters, (K, R) float64 on `device`.
 
-    `gradients` has this rank's part of the gradient of every parameter that has one; a row without
+    Each of the K vectors has this rank's parts, of the same parameters as the others; a row without
     any has the norm 0. `l2`: the L2 norm of the row's gradients together; else the sum of theirs.
     In float32 a norm above 1.8e19 counts as infinite and one below 1e-23 as zero, as squares do.
     """
-    total = torch.zeros(len(rows), dtype=torch.float64, device=device)
-    present = [[p for p in row if p in gradients] for row in rows]
-    for alike in _by_mesh(present):
-        some = [p for row in alike for p in row]
-        counts = [len(row) for row in alike]
-        each = squared_norms([gradients[p] for p in some], device)
-        if l2:
-            total += sum_over_mesh(some[0], _sum_rows(each, counts))
-        else:
-            total += _sum_rows(sum_over_mesh(some[0], each).sqrt(), counts)
+
+    def squares(parameters: Sequence[Tensor]) -> Tensor:
+        each = [squared_norms([vector[p] for p in parameters], device) for vector in vectors]
+        return torch.stack(each)
+
+    present = [[p for p in row if p in vectors[0]] for row in rows]
+    total = _row_sums(present, squares, len(vectors), device, roots=not l2)
     return total.sqrt() if l2 else total
 
 
-def ledger_dots(
-    rows: Sequence[Sequence[Tensor]],
-    one: Mapping[Tensor, Tensor],
-    other: Mapping[Tensor, Tensor],
-    device: torch.device,
-) -> Tensor:
-    """Inner product of two vectors spread over the parameters of each row, (R,) float64.
+def ledger_dots(rows: Rows, pairs: Sequence[tuple[Vector, Vector]], device: torch.device) -> Tensor:
+    """Inner products of K pairs of vectors spread over the parameters of each row, (K, R) float64.
 
-    `one` and `other` have this rank's parts; a parameter that one of them lacks counts as zero.
-    Complex numbers count as pairs of real ones.
+    The vectors have this rank's parts; a parameter that one of them lacks counts as zero. Complex
+    numbers count as pairs of real ones.
     """
-    total = torch.zeros(len(rows), dtype=torch.float64, device=device)
-    for alike in _by_mesh([[p for p in row if p in one and p in other] for row in rows]):
-        some = [p for row in alike for p in row]
-        dots = torch.stack([_dot(one[p], other[p], device) for p in some])
-        total += sum_over_mesh(some[0], _sum_rows(dots, [len(row) for row in alike]))
+    zero = torch.zeros((), dtype=torch.float64, device=device)
+
+    def dots(parameters: Sequence[Tensor]) -> Tensor:
+        products = [
+            _dot(one[p], other[p], device) if p in one and p in other else zero
+            for one, other in pairs
+            for p in parameters
+        ]
+        return torch.stack(products).view(len(pairs), -1)
+
+    known = set().union(*(one.keys() & other.keys() for one, other in pairs))
+    present = [[p for p in row if p in known] for row in rows]
+    return _row_sums(present, dots, len(pairs), device)
+
+
+def _row_sums(
+    rows: Rows, measure: Measure, count: int, device: torch.device, *, roots: bool = False
+) -> Tensor:
+    """What is measured of the parameters of each row, summed: (K, R), K being `count`.
+
+    `roots`: the sum of each parameter's square root. Every rank has the same sums, to the last bit:
+    what lies on all alike is taken from all in equal shares where there is anything to sum over
+    them at all, as the ranks would go apart for good if they decided differently once.
+    """
+    plain, meshes = _by_mesh(rows)
+    total = torch.zeros(count, len(rows), dtype=torch.float64, device=device)
+    if any(plain):
+        total += _sum_each(plain, measure, roots=roots)
+    for alike in meshes:
+        reference = next(p for row in alike for p in row)
+        total /= shards_of(reference)
+        if roots:
+            each = measure([p for row in alike for p in row])
+            packed = sum_over_mesh(reference, torch.cat((each, total), dim=1))
+            each, total = packed[:, : each.shape[1]], packed[:, each.shape[1] :]
+            total = total + _sum_rows(each.sqrt(), [len(row) for row in alike])
+        else:
+            total = sum_over_mesh(reference, total + _sum_each(alike, measure, roots=False))
     return total
 
 
-def _by_mesh(rows: Sequence[Sequence[Tensor]]) -> list[Sequence[Sequence[Tensor]]]:
-    """Rows of those parameters alone that can be summed over the mesh together, for each kind."""
-    kinds = list(dict.fromkeys(mesh_key(p) for row in rows for p in row))
-    if len(kinds) == 1:
-        return [rows]
-    return [[[p for p in row if mesh_key(p) == kind] for row in rows] for kind in kinds]
+def _by_mesh(rows: Rows) -> tuple[Rows, Sequence[Rows]]:
+    """Rows of the plain parameters alone, and of those of each mesh that can be summed together."""
+    kinds = dict.fromkeys(mesh_key(p) for row in rows for p in row)
+    if kinds.keys() <= {None}:
+        return rows, []
+    plain, *meshes = (
+        [[p for p in row if mesh_key(p) == kind] for row in rows]
+        for kind in dict.fromkeys([None, *kinds])
+    )
+    return plain, meshes
+
+
+def _sum_each(rows: Rows, measure: Measure, *, roots: bool) -> Tensor:
+    each = measure([p for row in rows for p in row])
+    return _sum_rows(each.sqrt() if roots else each, [len(row) for row in rows])
 
 
 def squared_norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
@@ -103,10 +139,14 @@ def _prefer_dots(tensors: Sequence[Tensor]) -> bool:
 
 
 def _sum_rows(values: Tensor, counts: Sequence[int]) -> Tensor:
-    """Sum consecutive runs of the given lengths. No index tensor: making one would synchronise."""
+    """Sum consecutive runs of the given lengths in the last dimension.
+
+    No index tensor: making one would synchronise.
+    """
     if all(count == 1 for count in counts):
         return values
-    return torch.stack([run.sum() for run in torch.split(values, list(counts))])
+    runs = torch.split(values, list(counts), dim=-1)
+    return torch.stack([run.sum(dim=-1) for run in runs], dim=-1)
 
 
 def _blocks(tensor: Tensor) -> Sequence[Tensor]:

@@ -6,6 +6,7 @@ parameter, so that checkpoints and resharding treat it as they treat the paramet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,14 +67,28 @@ def local_gradient(parameter: Tensor, grad: Tensor) -> Tensor:
 
 
 def sum_over_mesh(reference: Tensor, value: Tensor) -> Tensor:
-    """Sum a plain tensor over the ranks that hold different parts of `reference`."""
-    if not is_sharded(reference):
-        return value
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-
-    placements = [Replicate() if p.is_replicate() else Partial() for p in _placements(reference)]
+    """Sum a plain tensor, in place, over the ranks that hold different parts of a DTensor."""
     mesh = reference.device_mesh  # type: ignore[attr-defined]
-    return DTensor.from_local(value, mesh, placements, run_check=False).full_tensor()
+    for dimension in _sharding_dimensions(reference):
+        sum_over_group(mesh.get_group(dimension), value)
+    return value
+
+
+def shards_of(reference: Tensor) -> int:
+    """Over how many ranks `sum_over_mesh` sums."""
+    mesh = reference.device_mesh  # type: ignore[attr-defined]
+    return math.prod(mesh.size(dimension) for dimension in _sharding_dimensions(reference))
+
+
+def sum_over_group(group: Any, value: Tensor) -> Tensor:
+    """Sum a plain tensor, in place, over the ranks of a process group."""
+    import torch.distributed as dist
+
+    carried = value
+    if value.device.type == "cpu" and dist.get_backend(group) == "nccl":
+        carried = value.cuda()
+    dist.all_reduce(carried, group=group)
+    return value if carried is value else value.copy_(carried)
 
 
 def is_offloaded(tensor: Tensor) -> bool:
@@ -89,6 +104,11 @@ def mesh_key(tensor: Tensor) -> Any:
     if not is_sharded(tensor):
         return None
     return tensor.device_mesh, tuple(p.is_replicate() for p in _placements(tensor))  # type: ignore[attr-defined]
+
+
+def _sharding_dimensions(tensor: Tensor) -> list[int]:
+    """Dimensions of the mesh along which ranks hold different parts."""
+    return [i for i, p in enumerate(_placements(tensor)) if not p.is_replicate()]
 
 
 def _placements(tensor: Tensor) -> Sequence[Any]:

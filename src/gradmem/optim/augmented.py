@@ -28,7 +28,7 @@ from gradmem.optim.handover import Work, check_wrappable, combine_all, handed_ov
 from gradmem.optim.holder import MemoryHolder
 from gradmem.optim.plan import Group
 from gradmem.optim.remember import exchanging, gradients_of
-from gradmem.optim.state import State
+from gradmem.optim.state import MEMORY_KEYS, State
 
 _HOOKS = tuple(
     f"_optimizer_{what}_{when}_hooks"
@@ -203,14 +203,15 @@ class MemoryAugmented(MemoryHolder, Optimizer):
         Raises:
             OptionError: an option was edited out of its range, or one that is fixed was changed.
             GradientError: a gradient is sparse. Nothing was changed.
-            StepError: the closure is not callable, or calls step itself.
+            StepError: the closure is not callable, or calls step itself; or a backward() calls it,
+                which has not made all gradients of a memory yet.
         """
-        plan = self._current_plan()
+        plan = self._plan_of_step()
         if not plan.memories:
             return self._step_optimizer(closure)
         loss = self._evaluate(closure)
         if closure is not None:
-            plan = self._current_plan()  # it may have changed options or groups
+            plan = self._plan_of_step()  # it may have changed options or groups
         with torch.no_grad():
             given = [gradients_of(memory) for memory in plan.memories]
             works = [
@@ -265,6 +266,12 @@ class MemoryAugmented(MemoryHolder, Optimizer):
     def _memory_state(self) -> State:
         return self.memory_state
 
+    def _claim_state(self) -> None:
+        for p, entry in self.optimizer.state.items():
+            for key in MEMORY_KEYS:
+                if key in entry:
+                    self.memory_state[p][key] = entry.pop(key)
+
     def _add_memory_group(self, params: list[Tensor], chosen: Mapping[str, Any]) -> None:
         self._keep_memory_group(params, self._checked(params, chosen))
 
@@ -286,7 +293,8 @@ class MemoryAugmented(MemoryHolder, Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         offload.settle()
         names = ("optimizer", "memory_state", "memory_groups", "_memory_defaults", "_fixed")
-        return {name: self.__dict__[name] for name in names}
+        own = {name: self.__dict__[name] for name in names}
+        return {**own, "_peers": self._copied_peers()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # One set of hooks: a hook given to either of the two is called once a step. Not torch's

@@ -147,8 +147,8 @@ class _CriticalAdam(CriticalMomenta, AdamRule):
                 of_momenta[row].append(of_momentum)
             offered.update(zip(given.params, along_gradients(group, momenta), strict=True))
 
-        def norms(memory: Memory, values: Gradients) -> Tensor:
-            return fused_pass.row_norms(memory, of_grads if values is grads else of_momenta)
+        def norms(memory: Memory, _: Sequence[Gradients]) -> Tensor:
+            return fused_pass.row_norms(memory, [of_grads, of_momenta])
 
         return Offered(offered, norms)
 

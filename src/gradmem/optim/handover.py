@@ -53,7 +53,8 @@ class Part(NamedTuple):
         """Let the memory take the gradients, where the move says so."""
         for p, entry in zip(self.params, self.entries, strict=True):
             attach(memory, self.portion.row, state, p, entry)
-        retain(self.stores, self.grads, self.move)
+        if self.stores:
+            retain(self.stores, self.grads, self.move)
         present = set(self.params)
         absent = [p for p in self.portion.parameters if p not in present]
         retain_nothing(absent, state, self.move)

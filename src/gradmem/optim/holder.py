@@ -14,6 +14,9 @@ from gradmem.optim.remember import Observer
 from gradmem.optim.report import MemoryReport, describe
 from gradmem.optim.state import State
 
+# In place of a process group in a copy of an optimizer, which cannot have it.
+LOST = "lost"
+
 
 class MemoryHolder:
     """Mixed into a torch Optimizer; says where its memory's groups and state are."""
@@ -21,6 +24,8 @@ class MemoryHolder:
     _plan: Plan | None = None
     _observer: Observer | None = None
     _stepping: bool = False
+    # Process group whose ranks hold other parameters of the same memory, see `together`.
+    _peers: Any = None
     _fixed: list[dict[str, Any]]
 
     def _memory_groups(self) -> list[Group]:
@@ -30,6 +35,9 @@ class MemoryHolder:
     def _memory_state(self) -> State:
         """By parameter, where slots and ledgers are kept."""
         raise NotImplementedError
+
+    def _claim_state(self) -> None:
+        """Take what a wrapper put into the optimizer's state on loading, past load_state_dict."""
 
     def memory_report(self) -> MemoryReport:
         """What the memory holds now: fill, ages, norms, share of accepted steps, bytes, per scope.
@@ -44,8 +52,31 @@ class MemoryHolder:
         if plan is None or not current or plan.options_edited(groups):
             self._fixed = validation.check_edits(groups, self._fixed)
             if plan is None or not current or not plan.adopt_options(groups):
-                plan = self._plan = make_plan(groups, state)
+                if self._peers == LOST:
+                    raise StepError(
+                        "this optimizer is a copy of one that decided together with other ranks, "
+                        "and knows them no longer: call gradmem.decide_together(optimizer) on "
+                        "every rank"
+                    )
+                plan = self._plan = make_plan(groups, state, self._peers, plan)
         return plan
+
+    def _plan_of_step(self) -> Plan:
+        """The plan, for a step that has all gradients."""
+        plan = self._current_plan()
+        inside_backward = torch._C._current_graph_task_id() != -1
+        if inside_backward and any(len(row) > 1 for memory in plan.memories for row in memory.rows):
+            raise StepError(
+                "step() was called inside backward(), where gradients of other parameters are "
+                "still to come, but they are kept or refused together; call step() after "
+                "backward(), or use scope='tensor' or an optimizer for each parameter: each then "
+                "decides for itself"
+            )
+        return plan
+
+    def _copied_peers(self) -> Any:
+        """What a copy knows of the ranks it decides together with: that there are some."""
+        return None if self._peers is None else LOST
 
     def _evaluate(self, closure: Callable[[], Any] | None) -> Any:
         """Call the closure, once, with gradients enabled."""

@@ -78,6 +78,7 @@ class Memory:
     calls: int
     stream: Tensor  # (R,) int64, what each ledger's random numbers are drawn by
     views: list[Row]  # by row, the state entries that show the ledger
+    peers: Any = None  # process group whose ranks hold other parameters of the same rows
     holders: dict[Tensor, int] = field(default_factory=dict)  # who shows them, and which row
     check_ages: bool = True  # slots may be older than max_age allows
 
@@ -160,13 +161,21 @@ class Plan:
         return True
 
 
-def make_plan(groups: Sequence[Group], state: State) -> Plan:
-    """The plan for these groups and this state, ledgers filled from the state."""
+def make_plan(
+    groups: Sequence[Group], state: State, peers: Any = None, last: Plan | None = None
+) -> Plan:
+    """The plan for these groups and this state, ledgers filled from the state.
+
+    `peers` is a process group whose ranks hold other parameters of the same groups: a group may
+    then be empty here, and what no parameter here shows yet of its ledger is in the `last` plan.
+    """
     shares: list[_Share] = []
     plain: list[int] = []
     for i, group in enumerate(groups):
         options = options_of(group)
-        if options.enabled and group["params"]:
+        # A tensor lies on one rank, which decides for it alone.
+        together = peers is not None and options.scope != "tensor"
+        if options.enabled and (group["params"] or together):
             _join(shares, i, group["params"], options, state)
         else:
             plain.append(i)
@@ -175,6 +184,10 @@ def make_plan(groups: Sequence[Group], state: State) -> Plan:
             share.names = ["groups " + ", ".join(map(str, share.groups))]
     numbers = {p: i for i, p in enumerate(p for group in groups for p in group["params"])}
     memories = [_make_memory(share, groups, state, numbers) for share in shares]
+    if peers is not None:
+        for i, memory in enumerate(memories):
+            before = last.memories[i] if last and i < len(last.memories) else None
+            _join_peers(memory, peers, before)
     _attach_scratch([portion for memory in memories for portion in memory.portions])
     return Plan(memories, plain, _parameters(groups), _options(groups))
 
@@ -252,7 +265,7 @@ def _make_memory(
         runs=_runs(_portions(share, groups)),
         calls=calls,
         # Every rank has the same order of parameters, and a resumed run too.
-        stream=torch.tensor([numbers[row[0]] for row in share.rows], device=device),
+        stream=torch.tensor([numbers[row[0]] if row else 0 for row in share.rows], device=device),
         views=[row_views(ledger, i) for i in range(len(share.rows))],
     )
     for i, row in enumerate(share.rows):
@@ -261,6 +274,22 @@ def _make_memory(
                 _check_shape(p, state, share.names[i])
                 memory.attach(p, i, state)
     return memory
+
+
+def _join_peers(memory: Memory, peers: Any, last: Memory | None) -> None:
+    """Let a memory's ledgers go along with those of other ranks."""
+    if memory.options.scope == "tensor":
+        return
+    memory.peers = peers
+    numbers = memory.groups if memory.options.scope == "group" else memory.groups[:1]
+    memory.stream.copy_(torch.tensor(numbers))  # the same on every rank, as parameters are not
+    if last is None or last.options.capacity != memory.options.capacity:
+        return
+    shown = set(memory.holders.values())
+    for i, (view, before) in enumerate(zip(memory.views, last.views, strict=False)):
+        if i not in shown:
+            for key, tensor in before.items():
+                view[key].copy_(tensor)
 
 
 def _check_shape(p: Tensor, state: State, where: str) -> None:
@@ -277,9 +306,9 @@ def _ledger_device(devices: Sequence[torch.device], options: MemoryOptions) -> t
 
     The host too where it has to know which slot to send for.
     """
-    first, *others = dict.fromkeys(devices)
-    apart = bool(others) or options.memory_device is not None
-    return torch.device("cpu") if apart or first.type not in ("cuda", "xpu") else first
+    kinds = list(dict.fromkeys(devices))
+    apart = len(kinds) != 1 or options.memory_device is not None
+    return torch.device("cpu") if apart or kinds[0].type not in ("cuda", "xpu") else kinds[0]
 
 
 def _portions(share: _Share, groups: Sequence[Group]) -> Iterator[Portion]:

@@ -221,10 +221,9 @@ class _Watched:
             {p: tensor.resolve_conj() for p, tensor in zip(params, tensors, strict=True)}
             for tensors in (grads, updates)
         )
-        numbers = [ledger_norms([params], own, device, l2=l2)]
-        for one, other in ((own, own), (own, given), (given, given)):
-            numbers.append(ledger_dots([params], one, other, device))
-        self.products.setdefault(row, []).append(torch.cat(numbers))
+        norms = ledger_norms([params], [own], device, l2=l2)
+        dots = ledger_dots([params], [(own, own), (own, given), (given, given)], device)
+        self.products.setdefault(row, []).append(torch.cat((norms, dots)).squeeze(1))
 
     def records(self, call: int) -> Iterator[StepRecord]:
         """What became of them, the step being over."""

@@ -20,7 +20,7 @@ from gradmem.memory.ledger import Move, expired, forget, written
 from gradmem.memory.norms import ledger_dots, ledger_norms
 from gradmem.memory.options import MemoryOptions
 from gradmem.memory.policies import Directions, Offer
-from gradmem.memory.sharding import PLAIN, local, local_gradient
+from gradmem.memory.sharding import PLAIN, local, local_gradient, sum_over_group
 from gradmem.memory.slots import Store
 from gradmem.optim.plan import Memory
 from gradmem.optim.state import SUM, Row, State, entry_of, holds_memory, store_of
@@ -55,8 +55,8 @@ def _sparse(p: Tensor, grad: Tensor, name: str) -> GradientError:
     )
 
 
-# The norm of each row's gradients, as `norms_of` has it but for rounding.
-Norms: TypeAlias = Callable[[Memory, Gradients], Tensor]
+# The norms of each row's gradients, (K, R), as `norms_of` has them but for rounding.
+Norms: TypeAlias = Callable[[Memory, Sequence[Gradients]], Tensor]
 
 
 class Offered(NamedTuple):
@@ -64,17 +64,17 @@ class Offered(NamedTuple):
 
     Attributes:
         values: the gradients, or what stands in their place.
-        norms: measures these and gradients, where a fused pass does it; else None.
+        norms: measures gradients and these, where a fused pass does it; else None.
     """
 
     values: Gradients
     norms: Norms | None = None
 
 
-def norms_of(memory: Memory, gradients: Gradients) -> Tensor:
-    """The norm of each row's gradients, (R,) float64 where the ledger is."""
+def norms_of(memory: Memory, vectors: Sequence[Gradients]) -> Tensor:
+    """The norms of each row's part of K vectors, (K, R) float64 where the ledger is."""
     l2 = memory.options.norm == "l2"
-    return ledger_norms(memory.rows, gradients, memory.ledger.priority.device, l2=l2)
+    return ledger_norms(memory.rows, vectors, memory.ledger.priority.device, l2=l2)
 
 
 def decide(memory: Memory, state: State, grads: Gradients, offer_of: Offered) -> Decision:
@@ -87,10 +87,11 @@ def decide(memory: Memory, state: State, grads: Gradients, offer_of: Offered) ->
     if memory.check_ages:
         _drop_expired(memory, state)
     ledger, options = memory.ledger, memory.options
-    norms = norms or norms_of
-    norm = size = norms(memory, grads)
-    if offered is not grads:
-        size = norms(memory, offered)
+    vectors = [grads] if offered is grads else [grads, offered]
+    norm, *others = _of_all_ranks(memory, (norms or norms_of)(memory, vectors)).unbind()
+    size = norm
+    if others:
+        (size,) = others
         norm = norm.masked_fill(~torch.isfinite(size), torch.nan)
     offer = Offer(
         norm,
@@ -117,7 +118,7 @@ def exchanging(memory: Memory, state: State, decision: Decision) -> Iterator[lis
         # Some parameters have exchanged a slot, others have not: it belongs to no gradient.
         _empty(memory, state, written(memory.ledger, decision.moves))
         raise
-    if memory.holders:  # else no parameter had a gradient yet
+    if memory.holders or memory.peers is not None:  # else no parameter had a gradient yet
         _commit(memory, decision)
 
 
@@ -201,12 +202,20 @@ def _directions(memory: Memory, state: State, offered: Gradients) -> Directions:
     rows, device = memory.rows, memory.ledger.priority.device
     held = (p for row in rows for p in row if holds_memory(state, p))
     sums = {p: local(state[p][SUM]) for p in held}
+    dots = ledger_dots(rows, [(offered, offered), (offered, sums), (sums, sums)], device)
+    if memory.peers is not None:
+        dots = sum_over_group(memory.peers, dots)
     n = memory.ledger.count.clamp(min=1)
-    return Directions(
-        gradient=ledger_dots(rows, offered, offered, device),
-        both=ledger_dots(rows, offered, sums, device) / n,
-        mean=ledger_dots(rows, sums, sums, device) / n**2,
-    )
+    return Directions(gradient=dots[0], both=dots[1] / n, mean=dots[2] / n**2)
+
+
+def _of_all_ranks(memory: Memory, norms: Tensor) -> Tensor:
+    """Norms of gradients of which every rank that decides together has a part."""
+    if memory.peers is None:
+        return norms
+    if memory.options.norm == "sum":
+        return sum_over_group(memory.peers, norms)
+    return sum_over_group(memory.peers, norms.square()).sqrt()
 
 
 def _commit(memory: Memory, decision: Decision) -> None:

@@ -115,12 +115,13 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
         Raises:
             OptionError: an option was edited out of its range, or one that is fixed was changed.
             GradientError: a gradient is sparse. Nothing was changed.
-            StepError: the closure is not callable, or calls step itself.
+            StepError: the closure is not callable, or calls step itself; or a backward() calls it,
+                which has not made all gradients of a memory yet.
         """
         if "capturable" in self.defaults:
             _check_graph_capture(self)
         loss = self._evaluate(closure)
-        plan = self._current_plan()
+        plan = self._plan_of_step()
         given = [gradients_of(memory) for memory in plan.memories]
         # All decisions come before any parameter changes: a user's function may raise an error.
         works = [self._decide(*each) for each in zip(plan.memories, given, strict=True)]
@@ -197,7 +198,7 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
         offload.settle()
         names = ("_memory_defaults", "_own_defaults", "_fixed")
         own = {name: getattr(self, name) for name in names}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), **own, "_peers": self._copied_peers()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

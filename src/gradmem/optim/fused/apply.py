@@ -60,22 +60,23 @@ def norms(optimizer: MemoryOptimizer, memory: Memory) -> Norms | None:
     return _norms if theirs and not memory.sharded else None
 
 
-def _norms(memory: Memory, gradients: Gradients) -> Tensor:
+def _norms(memory: Memory, vectors: Sequence[Gradients]) -> Tensor:
     squares: list[list[float]] = [[] for _ in memory.rows]
+    (gradients,) = vectors
     for run in memory.runs:
         given = run.given = gather(run, gradients)
         each = native.squared_norms(given.grads, given.addresses) if given.params else []
         for row, value in zip(given.rows, each, strict=True):
             squares[row].append(value)
-    return row_norms(memory, squares)
+    return row_norms(memory, [squares])
 
 
-def row_norms(memory: Memory, squares: Sequence[Sequence[float]]) -> Tensor:
-    """The norm of each row's gradients, (R,) float64, of their squared norms."""
+def row_norms(memory: Memory, vectors: Sequence[Sequence[Sequence[float]]]) -> Tensor:
+    """Norms of each row's part of K vectors, (K, R) float64, of the squared norms of tensors."""
     if memory.options.norm == "l2":
-        results = [math.sqrt(sum(row)) for row in squares]
+        results = [[math.sqrt(sum(row)) for row in squares] for squares in vectors]
     else:
-        results = [sum(map(math.sqrt, row)) for row in squares]
+        results = [[sum(map(math.sqrt, row)) for row in squares] for squares in vectors]
     return torch.tensor(results, dtype=torch.float64)
 
 
