@@ -12,6 +12,11 @@ import torch
 import torch.distributed as dist
 
 HERE = Path(__file__).parent
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    # Else processes started again find the addresses of the dead in torch 2.13's store.
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
 
 
 def torchrun(
@@ -20,7 +25,7 @@ def torchrun(
     processes: int,
     restarts: int = 0,
     environment: Mapping[str, str] | None = None,
-    timeout: float = 400,
+    timeout: float = 240,
 ) -> str:
     """Run a script, of this folder unless the path is absolute; what it printed.
 
@@ -31,7 +36,7 @@ def torchrun(
     command = [sys.executable, "-m", "torch.distributed.run", *options, str(HERE / script)]
     done = subprocess.run(
         [*command, *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        env={**os.environ, **ENVIRONMENT, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -12,9 +13,19 @@ from torch.optim import Optimizer
 
 from gradmem.errors import CheckpointError, OptionError, OptionTypeError
 from gradmem.memory import offload
+from gradmem.memory.ledger import STEPS
 from gradmem.memory.options import OPTION_NAMES, MemoryOptions, options_of
 from gradmem.memory.sharding import is_sharded
-from gradmem.optim.state import MEMORY_KEYS, SCALES, SLOTS, STORE_KEYS, blank_entry, find_row
+from gradmem.optim.state import (
+    COUNTERS,
+    MEMORY_KEYS,
+    SCALES,
+    SLOTS,
+    STORE_KEYS,
+    State,
+    blank_entry,
+    find_row,
+)
 
 # Options under which the stored numbers were made: a checkpoint must agree in them. The others are
 # taken from the checkpoint, as torch takes its lr.
@@ -191,15 +202,16 @@ class Loading:
         parameters = [p for group in self.groups for p in group["params"]]
         options = [options_of(group) for group in self.groups for _ in group["params"]]
         ids = [key for group in saved_groups for key in group["params"]]
+        state = _without_unused(merged, state_dict["state"])
         for i, (key, p, chosen) in enumerate(zip(ids, parameters, options, strict=True)):
-            entry = state_dict["state"].get(key, {})
+            entry = state.get(key, {})
             memory = {name: entry[name] for name in MEMORY_KEYS if name in entry}
             if memory:
                 _check_memory(memory, p, chosen, i)
                 self.kept[i] = memory
         for group in merged:
             if group["scope"] != "tensor":
-                find_row(group["params"], state_dict["state"])  # raises if they do not agree
+                find_row(group["params"], state)  # raises if they do not agree
         self.functions = [
             {option: group[option] for option in FUNCTIONS if callable(group[option])}
             for group in merged
@@ -273,6 +285,28 @@ def _check_options(saved: Mapping[str, Any], group: Mapping[str, Any], index: in
         options_of(saved)
     except (OptionError, OptionTypeError) as error:
         raise CheckpointError(f"param group {index} of the checkpoint: {error}") from None
+
+
+def _without_unused(groups: Sequence[Mapping[str, Any]], state: State) -> State:
+    """The state without memories that were offered nothing yet, in scopes that were.
+
+    Before it loads, torch.distributed.checkpoint makes a state for every parameter, and it stays
+    with those the checkpoint has none of, as they had no gradient. Nothing of theirs is stored, so
+    that they go by the ledger of the others.
+    """
+    model = [group["params"] for group in groups if group["scope"] == "model"]
+    apart = [group["params"] for group in groups if group["scope"] == "group"]
+    dropped: set[Any] = set()
+    for keys in (list(chain.from_iterable(model)), *apart):
+        steps = {key: int(state[key][COUNTERS][STEPS]) for key in keys if _has_counters(state, key)}
+        if any(steps.values()):
+            dropped.update(key for key, count in steps.items() if count == 0)
+    return {k: without(entry, MEMORY_KEYS) if k in dropped else entry for k, entry in state.items()}
+
+
+def _has_counters(state: State, key: Any) -> bool:
+    counters = state.get(key, {}).get(COUNTERS)
+    return isinstance(counters, Tensor) and counters.dim() == 1 and len(counters) > STEPS
 
 
 def check_names(
