@@ -8,9 +8,10 @@ import torch
 import gradmem
 from gradmem.optim.fused import compiled
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a CUDA device: there is none"
-)
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: there is none"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Inductor's own
+]
 FUSED = ["SGD_C", "RMSprop_C", "Adam_C", "AdamW_C", "Adam_CM", "AdamW_CM"]
 FORMS = {
     "default": {},

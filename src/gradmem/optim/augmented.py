@@ -25,7 +25,7 @@ from gradmem.memory.options import (
 from gradmem.optim import checkpoint, validation
 from gradmem.optim.documentation import documented
 from gradmem.optim.handover import Work, check_wrappable, combine_all, handed_over, own_options
-from gradmem.optim.holder import MemoryHolder
+from gradmem.optim.holder import MemoryHolder, not_compiled
 from gradmem.optim.plan import Group
 from gradmem.optim.remember import exchanging, gradients_of
 from gradmem.optim.state import MEMORY_KEYS, State
@@ -189,7 +189,7 @@ class MemoryAugmented(MemoryHolder, Optimizer):
 
     # The step -----------------------------------------------------------------------------------
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step and remember the gradient; each ``p.grad`` in a memory is left as it was.
 

@@ -14,6 +14,10 @@ from gradmem.optim.remember import Observer
 from gradmem.optim.report import MemoryReport, describe
 from gradmem.optim.state import State
 
+# Decorates `step`; torch gives the reason where a function with a step in it is to be one graph.
+not_compiled: Any = torch.compiler.disable(  # type: ignore[no-untyped-call]
+    reason="a memory decides on the host; compile the model and leave the step out"
+)
 # In place of a process group in a copy of an optimizer, which cannot have it.
 LOST = "lost"
 

@@ -16,7 +16,7 @@ from gradmem.memory.sharding import gradient
 from gradmem.optim import checkpoint, validation
 from gradmem.optim.fused import apply as fused_pass
 from gradmem.optim.fused.kernel import Kernel
-from gradmem.optim.holder import MemoryHolder
+from gradmem.optim.holder import MemoryHolder, not_compiled
 from gradmem.optim.plan import Group, Memory, Portion
 from gradmem.optim.remember import (
     Decision,
@@ -101,7 +101,7 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
 
     # The step ------------------------------------------------------------------------------------
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @not_compiled  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step and remember the gradient; ``p.grad`` is left as it was.

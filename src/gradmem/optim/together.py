@@ -26,6 +26,9 @@ def decide_together(optimizer: Optimizer, group: Any = None) -> Optimizer:
     checkpoint was loaded or the optimizer copied, before the next step. Sharded parameters
     (DTensor) need none of it, nor does DDP, where every rank has every gradient.
 
+    Every rank takes a step or none does: a rank that leaves one out lets the others wait for ever.
+    With float16 use torch's ``ShardedGradScaler`` with this group, which shares overflows.
+
     Args:
         optimizer: one of this package's, or a ``ZeroRedundancyOptimizer`` around one.
         group: a process group; None for all ranks. Every rank must have the same param groups, in
