@@ -22,7 +22,10 @@ ALLOWED = {
     "registry": {"errors", "optim"},
     "__init__": {"convergence", "errors", "memory", "optim", "registry"},
     "lab": {"gradmem", "errors", "proximal"},
+    "integrations": {"gradmem"},
 }
+# Rooms that need an extra, and what nothing else may import.
+EXTRAS = ("lab", "integrations")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -63,15 +66,23 @@ def test_the_core_imports_torch_alone() -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {module}"
         for name, path in modules()
-        if name != "lab"
+        if name not in EXTRAS
         for module in imports(path)
         if module.split(".")[0] not in known
     ]
     assert wrong == []
 
 
-def test_importing_gradmem_imports_nothing_of_the_lab() -> None:
-    heavy = "['gradmem.lab', 'matplotlib', 'scipy', 'sklearn', 'rich', 'typer']"
+def test_importing_gradmem_imports_nothing_of_the_extras() -> None:
+    heavy = ["gradmem.lab", "matplotlib", "scipy", "sklearn", "rich", "typer"]
+    heavy += [
+        "gradmem.integrations",
+        "transformers",
+        "accelerate",
+        "lightning",
+        "gradmem.jax",
+        "jax",
+    ]
     code = f"import sys, gradmem; print([m for m in {heavy} if m in sys.modules])"
     command = [sys.executable, "-c", code]
     out = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -83,7 +94,7 @@ def test_public_names_are_sorted_documented_and_all_there() -> None:
         assert getattr(gradmem, name).__doc__, name
     assert len(set(gradmem.__all__)) == len(gradmem.__all__)
     public = {name for name in vars(gradmem) if not name.startswith("_")}
-    submodules = {name for name, _ in modules()} | {"lab"}
+    submodules = {name for name, _ in modules()}
     assert public - submodules == set(gradmem.__all__) - {"__version__"}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -132,3 +134,16 @@ def test_a_group_without_gradients_stores_zero_for_its_part():
     assert torch.equal(ours.memory_state[present]["memory_slots"][0], present.grad)
     assert not ours.memory_state[absent]["memory_slots"].any()
     assert torch.equal(absent, before)
+
+
+@pytest.mark.parametrize("name", ["param_groups", "state", "defaults"])
+def test_what_is_the_base_s_can_be_set_through_it(name):
+    params = parameters()
+    base = torch.optim.Adam(params, lr=0.1)
+    ours = MemoryAugmented(base, capacity=2)
+    train(ours, params, 3)
+    other = copy.copy(getattr(ours, name))
+    setattr(ours, name, other)
+    assert getattr(base, name) is other
+    train(ours, params, 3)
+    assert occupied(ours) == [2]

@@ -116,3 +116,17 @@ def test_the_only_wait_is_for_the_norm():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(waits) == 1
+
+
+def test_slots_that_a_trainer_moved_to_the_device_come_back():
+    ours, theirs = (parameters(device="cuda") for _ in range(2))
+    one, other = (gradmem.Adam_C(params, lr=0.1, capacity=2, **MEMORY) for params in (ours, theirs))
+    for optimizer, params in ((one, ours), (other, theirs)):
+        train(optimizer, params, 3)
+    for entry in one.state.values():
+        entry.update({key: value.cuda() for key, value in entry.items()})
+    for optimizer, params in ((one, ours), (other, theirs)):
+        train(optimizer, params, 3)
+    for p, q in zip(ours, theirs, strict=True):
+        assert torch.equal(p, q)
+        assert one.state[p]["memory_slots"].is_pinned()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -154,6 +155,19 @@ def check_partial_gradients(device: torch.device) -> None:
     assert not torch.equal(trained[0], trained[2])
 
 
+def check_swapped_parameters(device: torch.device) -> None:
+    """What is refused of sharded parameters is refused too when a trainer puts them in later."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    whole = torch.ones(8, 3, dtype=torch.float64, device=device)
+    for options in ({"memory_dtype": "int8"}, {"memory_device": "cpu"}):
+        optimizer = gradmem.SGD_C([nn.Parameter(whole)], lr=0.1, **options)
+        sharded = nn.Parameter(distribute_tensor(whole, mesh, [Shard(0)]))
+        optimizer.param_groups[0]["params"] = [sharded]
+        sharded.grad = distribute_tensor(whole, mesh, [Shard(0)])
+        with pytest.raises(gradmem.OptionError, match="sharded"):
+            optimizer.step()
+
+
 def check_two_dimensional(device: torch.device) -> None:
     """Tensor parallel and FSDP2 together shard a dimension twice; a slot must be laid out alike."""
     world = dist.get_world_size()
@@ -180,6 +194,7 @@ def work(device: torch.device) -> None:
     check_tensor_parallel(device)
     check_mixed_decisions(device)
     check_partial_gradients(device)
+    check_swapped_parameters(device)
     check_two_dimensional(device)
     if dist.get_world_size() == 4:
         check_hsdp(device)

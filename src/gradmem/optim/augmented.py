@@ -144,21 +144,33 @@ class MemoryAugmented(MemoryHolder, Optimizer):
     # The wrapped optimizer ----------------------------------------------------------------------
 
     @property
-    def param_groups(self) -> list[Group]:  # type: ignore[override]
+    def param_groups(self) -> list[Group]:
         """The wrapped optimizer's own."""
         groups: list[Group] = self.optimizer.param_groups
         return groups
 
+    @param_groups.setter
+    def param_groups(self, groups: list[Group]) -> None:  # as wrappers and trainers do
+        self.optimizer.param_groups = groups
+
     @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+    def defaults(self) -> dict[str, Any]:
         """The wrapped optimizer's own."""
         defaults: dict[str, Any] = self.optimizer.defaults
         return defaults
 
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.optimizer.defaults = defaults
+
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         """The wrapped optimizer's own, where other wrappers may put theirs."""
         return self.optimizer.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.optimizer.state = state
 
     def __getattr__(self, name: str) -> Any:
         if name == "optimizer":  # not there yet, while being unpickled or copied

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gradmem.errors import StepError
+from gradmem.memory.options import options_of
 from gradmem.optim import validation
 from gradmem.optim.plan import Group, Plan, make_plan
 from gradmem.optim.remember import Observer
@@ -62,6 +63,9 @@ class MemoryHolder:
                         "and knows them no longer: call gradmem.decide_together(optimizer) on "
                         "every rank"
                     )
+                for i, group in enumerate(groups):  # a trainer may have put in other parameters
+                    where = f"param group {i}: "
+                    validation.check_storage(group["params"], options_of(group), where)
                 plan = self._plan = make_plan(groups, state, self._peers, plan)
         return plan
 

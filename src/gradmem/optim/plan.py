@@ -17,11 +17,13 @@ from torch import Tensor
 from gradmem.errors import StepError
 from gradmem.memory.formats import sum_dtype
 from gradmem.memory.ledger import CALLS, Ledger
+from gradmem.memory.offload import host_copy
 from gradmem.memory.options import OPTION_NAMES, MemoryOptions, options_of
 from gradmem.memory.sharding import PLAIN, is_sharded, local
 from gradmem.memory.slots import Scratch
 from gradmem.optim.state import (
     PRIORITY,
+    SCALES,
     SLOTS,
     Row,
     State,
@@ -272,6 +274,8 @@ def _make_memory(
         for p in row:
             if holds_memory(state, p):
                 _check_shape(p, state, share.names[i])
+                if share.options.memory_device is not None:
+                    _bring_home(state[p], p.device)
                 memory.attach(p, i, state)
     return memory
 
@@ -290,6 +294,13 @@ def _join_peers(memory: Memory, peers: Any, last: Memory | None) -> None:
         if i not in shown:
             for key, tensor in before.items():
                 view[key].copy_(tensor)
+
+
+def _bring_home(entry: Row, beside: torch.device) -> None:
+    """Put slots back into the host's memory; a trainer may have moved all of a state."""
+    for key in (SLOTS, SCALES):
+        if key in entry and entry[key].device.type != "cpu":
+            entry[key] = host_copy(entry[key], beside)
 
 
 def _check_shape(p: Tensor, state: State, where: str) -> None:
