@@ -190,6 +190,11 @@ def check_refusals(device: torch.device) -> None:
     plain = torch.optim.SGD([p], lr=0.1)
     refused(gradmem.OptionTypeError, "got SGD", lambda: gradmem.decide_together(plain))
 
+    edited = gradmem.SGD_C([p], lr=0.1, capacity=2)
+    if rank == 0:  # what one rank alone refuses, all are told
+        edited.param_groups[0]["decay"] = 2.0
+    refused(gradmem.OptionError, "decay must be in", lambda: gradmem.decide_together(edited))
+
     apart = gradmem.SGD_C([p], lr=0.0, capacity=2)
     p.grad = torch.full_like(p, 1.0 + rank)
     apart.step()

@@ -6,7 +6,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
-from gradmem.errors import CheckpointError, OptionError, OptionTypeError, StepError
+from gradmem.errors import (
+    CheckpointError,
+    GradmemError,
+    OptionError,
+    OptionTypeError,
+    StepError,
+)
 from gradmem.memory.options import OPTION_NAMES
 from gradmem.optim.checkpoint import name_of
 from gradmem.optim.holder import MemoryHolder
@@ -102,22 +108,33 @@ def _holder_of(optimizer: object) -> MemoryHolder:
 
 def _agree(holder: MemoryHolder) -> None:
     """Check that the ranks fit together, and copy the ledgers that nothing shows here yet."""
-    groups = holder._memory_groups()
-    options = [{name: name_of(group[name]) for name in OPTION_NAMES} for group in groups]
-    memories = holder._current_plan().memories
-    shown = {
-        (number, row): {key: tensor.cpu().clone() for key, tensor in memory.views[row].items()}
-        for number, memory in enumerate(memories)
-        if memory.peers is not None
-        for row in set(memory.holders.values())
-    }
-    mine = _Said(options, shown)
+    mine: _Said | GradmemError
+    try:
+        mine = _say(holder)
+    except GradmemError as error:
+        mine = error  # the others wait to be told
     everyone: list[Any] = [None] * dist.get_world_size(holder._peers)
     dist.all_gather_object(everyone, mine, group=holder._peers)
+    for said in everyone:
+        if isinstance(said, GradmemError):
+            raise said
     _check_options([said.options for said in everyone])
+    memories = holder._current_plan().memories
     for (number, row), ledger in _agreed([said.ledgers for said in everyone]).items():
         for key, tensor in memories[number].views[row].items():
             tensor.copy_(ledger[key])
+
+
+def _say(holder: MemoryHolder) -> _Said:
+    groups = holder._memory_groups()
+    options = [{name: name_of(group[name]) for name in OPTION_NAMES} for group in groups]
+    shown = {
+        (number, row): {key: tensor.cpu().clone() for key, tensor in memory.views[row].items()}
+        for number, memory in enumerate(holder._current_plan().memories)
+        if memory.peers is not None
+        for row in set(memory.holders.values())
+    }
+    return _Said(options, shown)
 
 
 def _check_options(everyone: list[list[dict[str, Any]]]) -> None:
