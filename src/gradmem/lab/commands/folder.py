@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradmem.lab.commands import options, study, train
+from gradmem.lab.commands import ablate, options, study, train
 
 if TYPE_CHECKING:
     from gradmem.lab.config import Config
 
-Folder = Annotated[Path, typer.Argument(help="A folder of tune, compare or train.")]
+Folder = Annotated[Path, typer.Argument(help="A folder of tune, compare, train or ablate.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +29,7 @@ def resume(
 ) -> None:
     """Go on with what was begun in FOLDER, as its config.toml says, beside others if they do so."""
     given = {"workers": workers, "retry_crashed": retry_crashed, "open": open, "quiet": quiet}
+    from gradmem.lab.ablate.config import AblateConfig
     from gradmem.lab.config import TrainConfig, TuneConfig
 
     config = _config(folder, given)
@@ -36,6 +37,8 @@ def resume(
         study.carry_out(config)
     elif isinstance(config, TrainConfig):
         train.carry_out(config)
+    elif isinstance(config, AblateConfig):
+        ablate.carry_out(config)
 
 
 def report(
@@ -44,6 +47,7 @@ def report(
     quiet: options.Quiet = None,
 ) -> None:
     """Make the report of FOLDER anew from its runs, finished or not; train nothing."""
+    from gradmem.lab.ablate.config import AblateConfig
     from gradmem.lab.config import TrainConfig, TuneConfig
 
     config = _config(folder, {"open": open, "quiet": quiet})
@@ -51,13 +55,16 @@ def report(
         study.report_on(config)
     elif isinstance(config, TrainConfig):
         train.report_on(config)
+    elif isinstance(config, AblateConfig):
+        ablate.report_on(config)
 
 
 def _config(folder: Path, given: Mapping[str, object]) -> "Config":
+    from gradmem.lab.ablate import config as ablations
     from gradmem.lab.config import read
 
     with options.bad_input():
-        config = read(folder)
+        config = ablations.read(folder) or read(folder)
         known = {
             name: value
             for name, value in given.items()

@@ -43,15 +43,26 @@ class PythonText(Task):
     target = 2.85
     clip_norm = 1.0
     evaluate_batch_size = 128
+    depths = (1, 2, 4)
+
+    def __init__(self, depth: int = 1) -> None:
+        self.layers = depth
+        if depth > 1:
+            self.name = f"{self.name}-depth{depth}"
+            self.title = f"{self.title} in each of {depth} layers"
+
+    def at_depth(self, depth: int) -> "PythonText":
+        """The same with so many GRU layers; with one it is the task itself."""
+        return PythonText(depth)
 
     def data(self) -> FixedSplits:
         """Windows of the modules' beginnings."""
         return _splits()
 
     def model(self, seed: int) -> nn.Module:
-        """An embedding of 32, one GRU layer of 96, initialised as torch does by default."""
+        """An embedding of 32, GRU layers of 96, initialised as torch does by default."""
         with seeded(seed):
-            return CharacterModel(embedding=32, units=96)
+            return CharacterModel(embedding=32, units=96, layers=self.layers)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross-entropy of the next character, in nats."""
@@ -69,10 +80,10 @@ class PythonText(Task):
 class CharacterModel(nn.Module):
     """Embedding, GRU, linear layer: from symbols (examples, window) to logits of the next ones."""
 
-    def __init__(self, embedding: int, units: int) -> None:
+    def __init__(self, embedding: int, units: int, layers: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(SYMBOLS, embedding)
-        self.recurrent = nn.GRU(embedding, units, batch_first=True)
+        self.recurrent = nn.GRU(embedding, units, layers, batch_first=True)
         self.output = nn.Linear(units, SYMBOLS)
 
     def forward(self, symbols: Tensor) -> Tensor:

@@ -1,0 +1,6 @@
+"""``gradmem ablate``: what one or two options of a memory do to the test score, at equal tuning.
+
+`axis` are the options and their values, `config` what is asked for, `cells` an optimizer at every
+value, `plan` all of them as studies, `runs` has them carried out; `findings`, `figures` and `pages`
+say what came out.
+"""
