@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradmem.lab.optimizers import Spec
 from gradmem.lab.tasks.base import Batch, Splits, Task, evaluate
@@ -166,8 +166,7 @@ class Training:
         self.model.train()
         losses: list[float] = []
         seconds: list[float] = []
-        shuffled = torch.randperm(len(self.splits.train), generator=self.order)
-        for rows in torch.split(shuffled, self.batch_size):
+        for rows in torch.split(self._order(), self.batch_size):
             begin = time.perf_counter()
             loss = self._step(self.splits.train[rows])
             seconds.append(time.perf_counter() - begin)
@@ -177,6 +176,13 @@ class Training:
             if self._elapsed() > self._timeout:
                 raise OutOfTime
         return losses, seconds
+
+    def _order(self) -> Tensor:
+        """The rows of the training split as the epoch takes them."""
+        count = len(self.splits.train)
+        if self.task.ordered:
+            return torch.arange(count)
+        return torch.randperm(count, generator=self.order)
 
     def _step(self, batch: Batch) -> float:
         self.optimizer.zero_grad()

@@ -135,6 +135,7 @@ class Task(ABC):
     budget: Budget
     target: float  # level of the validation metric that counts as "got there"
     clip_norm: float | None = None  # the gradient's norm is clipped to this before every step
+    ordered: bool = False  # a run takes the training examples in their order, never shuffled
     evaluate_batch_size: int | None = None  # None: a split is evaluated at once
     needs: str | None = None  # the data set that has to lie in the data folder
     partial: str | None = None  # a sentence if the data set is not the whole canonical one
@@ -159,6 +160,13 @@ class Task(ABC):
     @abstractmethod
     def score(self, model: nn.Module, batch: Batch) -> float:
         """The metric of ``model`` on ``batch``."""
+
+    def weight(self, batch: Batch) -> int:
+        """What ``batch`` counts for where a split is evaluated in chunks: its examples.
+
+        It is the number of what `loss` is the mean of, where that is something else, as words.
+        """
+        return len(batch)
 
     def parameters(self, model: nn.Module) -> Iterable[Tensor] | Iterable[dict[str, Any]]:
         """What the optimizer is given: all parameters, or groups with options of their own."""
@@ -190,7 +198,8 @@ def evaluate(
     """Loss and metric of ``model`` on ``batch`` in evaluation mode, ``chunk`` examples at a time.
 
     The value does not depend on the chunk, but for rounding. Without one it is the task's own, and
-    without that the whole batch. The model's mode is as before afterwards.
+    without that the whole batch. Examples are taken in their order, all for the loss and then all
+    for the metric. The model's mode is as before afterwards.
     """
     size = chunk or task.evaluate_batch_size or len(batch)
     training = model.training
@@ -201,7 +210,7 @@ def evaluate(
         scores = [task.score(model, part) for part in parts]
     finally:
         model.train(training)
-    sizes = [len(part) for part in parts]
+    sizes = [task.weight(part) for part in parts]
     return weighted_mean(losses, sizes), task.metric.pooled(scores, sizes)
 
 
