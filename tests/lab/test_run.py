@@ -109,6 +109,16 @@ def test_the_test_score_is_that_of_the_best_epoch():
     assert result.test_score == short.test_score
 
 
+def test_what_a_task_tells_of_the_test_split_is_kept():
+    task = Instrumented()
+    task.details = lambda model, batch: {"examples": len(batch), "training": model.training}
+    result = train(task, config())
+    assert result.details == {"examples": 360, "training": False}
+    assert task.splits.reads == 1
+    assert RunResult.from_json(json.loads(json.dumps(result.to_json()))).details == result.details
+    assert train(task, config(purpose="tune")).details == {}
+
+
 def _is_first(task):
     task.validations = getattr(task, "validations", 0) + 1
     return task.validations == 1

@@ -11,8 +11,9 @@ from torch import nn
 
 from gradmem.lab.data.catalogue import DATA_SETS
 from gradmem.lab.run import one_thread
-from gradmem.lab.tasks import TASKS, get_task, mnist, python_text, surface_points
+from gradmem.lab.tasks import TASKS, get_task, python_text, surface_points
 from gradmem.lab.tasks.sparse import SparseLinear, SparseRows, rows_of
+from gradmem.lab.tasks.splitting import balanced
 from gradmem.lab.tasks.supervised import accuracy, decay_weights_only, perceptron
 
 from .test_tasks import SIZES, task_called, task_or_skip
@@ -78,7 +79,7 @@ def test_a_matrix_is_kept_sparse_only_where_it_is_large(monkeypatch):
 
 def test_mnist_is_divided_within_each_digit():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), [6000] * 9 + [5421]))
-    train, validation = mnist.balanced(labels)
+    train, validation = balanced(labels, 500, 5000)
     assert np.bincount(labels[train]).tolist() == [5000] * 9 + [4921]
     assert np.bincount(labels[validation]).tolist() == [500] * 10
     assert not set(train) & set(validation)
@@ -98,12 +99,14 @@ def test_without_its_files_a_task_says_what_is_missing(name, tmp_path):
     task = get_task(name, tmp_path)
     said = task.missing()
     assert str(tmp_path) in said
-    assert f"`gradmem data {task.needs}`" in said
+    assert (f"`gradmem data {task.needs}`" in said) == DATA_SETS[task.needs].can_be_fetched
     with pytest.raises(FileNotFoundError, match="is not complete in the data folder"):
         task.data()
 
 
-@pytest.mark.parametrize("name", ["mnist-mlp", "libsvm-a9a", "adult"])
+@pytest.mark.parametrize(
+    "name", ["mnist-mlp", "fashion-mnist-convnet", "cifar10-convnet", "libsvm-a9a", "adult"]
+)
 def test_other_files_of_the_same_names_are_refused(name, tmp_path):
     task = get_task(name, tmp_path)
     for file in DATA_SETS[task.needs].files:

@@ -79,6 +79,7 @@ class RunResult:
     memory: tuple[dict[str, Any], ...]  # the scopes of the memory report; empty without a memory
     error: str | None = None  # what was raised, with its traceback, in a run that crashed
     limit: float | None = None  # the seconds a run had that timed out
+    details: dict[str, float] = field(default_factory=dict)  # what else the task says of the test
 
     @property
     def reason(self) -> str:
@@ -145,6 +146,7 @@ def train(
     training = None
     status: Status = "ok"
     error = test_score = None
+    details: dict[str, float] = {}
     with one_thread():
         try:
             training = _begin(task, config, timeout)
@@ -152,7 +154,7 @@ def train(
             with seeded(config.seed, "training"):
                 _all_epochs(training, config.epochs, checkpoint, onlooker)
                 if config.purpose == "evaluate":
-                    test_score = training.test_score()
+                    test_score, details = training.test()
         except Diverged:
             status = "diverged"
         except OutOfTime:
@@ -164,6 +166,7 @@ def train(
         result = _result(task, config, status, training, test_score, error)
     if checkpoint is not None and status in ("ok", "diverged"):
         checkpoint.remove()  # else it stays, for a longer limit or another try
+    result = replace(result, details=details)
     return replace(result, limit=timeout) if status == "timeout" else result
 
 

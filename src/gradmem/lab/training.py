@@ -134,10 +134,17 @@ class Training:
             *(loss, score),
         )
 
-    def test_score(self) -> float:
-        """The one reading of the test split, with the weights of the best validation epoch."""
+    def test(self) -> tuple[float, dict[str, float]]:
+        """The one reading of the test split, with the weights of the best validation epoch.
+
+        The metric, and what the task tells beside it.
+        """
         self.model.load_state_dict(self.best_weights)
-        return evaluate(self.task, self.model, self.splits.test)[1]
+        batch = self.splits.test
+        score = evaluate(self.task, self.model, batch)[1]
+        self.model.eval()
+        with torch.no_grad():
+            return score, self.task.details(self.model, batch)
 
     def state(self) -> dict[str, Any]:
         """Everything that decides how the run goes on; tensors and plain values only."""

@@ -16,12 +16,15 @@ def register(app: typer.Typer) -> None:
 
 def tasks(data: options.Data = None) -> None:
     """List the tasks, and say whose data are not here."""
+    from gradmem.lab.data.catalogue import DATA_SETS
     from gradmem.lab.tasks import TASKS, get_task
 
+    fetched = {name for name, each in DATA_SETS.items() if each.can_be_fetched}
     width = max(map(len, TASKS))
     for name, task in TASKS.items():
         missing = get_task(name, data).missing()
-        where = f" (not here: gradmem data {task.needs})" if missing else ""
+        remedy = f": gradmem data {task.needs}" if task.needs in fetched else ""
+        where = f" (not here{remedy})" if missing else ""
         typer.echo(f"{name:{width}} {task.title}{where}")
     typer.echo("Your own: gradmem compare my_module:my_task, or houses.csv:price")
 

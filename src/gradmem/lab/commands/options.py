@@ -93,11 +93,16 @@ Quiet = Annotated[
 
 @contextmanager
 def bad_input() -> Iterator[None]:
-    """What is wrong with the input is a sentence about it."""
+    """What is wrong with the input is a sentence about it, and so is what is missing."""
+    from gradmem.lab.errors import LabError
+
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
         raise typer.BadParameter(str(error)) from None
+    except LabError as error:
+        print_error(str(error))
+        raise typer.Exit(FAILED) from None
 
 
 @contextmanager

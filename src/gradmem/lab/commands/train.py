@@ -157,6 +157,9 @@ def _say(console: "Console", plan: "Plan", result: "RunResult", study: "Study") 
             f"Test {metric.name} {metric.show(result.test_score)}{metric.unit}, at epoch "
             f"{result.best_epoch}, whose validation loss is {result.validation_loss:.5g}."
         )
+        if result.details:
+            told = ", ".join(f"{name} {value:.4g}" for name, value in result.details.items())
+            console.print(f"Beside it on the test split: {told}.", soft_wrap=True)
         console.print(f"Run: {path}", soft_wrap=True)
         return
     reason = f": {result.reason}" if result.reason else ""

@@ -8,6 +8,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from gradmem.lab.data import pickled
+
 # How a packed file begins, and what its name then ends in.
 SUFFIXES = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"PK\x03\x04": ".zip"}
 
@@ -16,7 +18,9 @@ def contents(path: Path, sha256: str | None = None) -> bytes:
     """What ``path`` holds, whatever compression its first bytes show.
 
     Args:
-        path: a file, plain, gzip, bzip2, or zip with one file in it.
+        path: a file, plain, gzip, bzip2, or zip with one file in it. Of a pickled batch of CIFAR
+            the contents are the records that the binary version has, so that it does not matter
+            either which of the two lies there.
         sha256: checksum of the unpacked contents, so that it does not matter how a file is packed.
             Hashing costs less than unpacking, so it is compared at every reading.
 
@@ -34,8 +38,9 @@ def contents(path: Path, sha256: str | None = None) -> bytes:
             f"{path}: the compressed file is truncated or damaged ({error}); delete it and get it "
             "again"
         ) from None
-    if sha256 is not None:
-        check(path, text, sha256)
+    if pickled.is_pickled(text):
+        text = pickled.records(text, path)
+    check(path, text, sha256)
     return text
 
 
@@ -58,8 +63,10 @@ def unpacked(data: bytes) -> bytes:
     return unpack(data) if unpack else data
 
 
-def check(path: Path, text: bytes, sha256: str) -> None:
-    """ValueError unless ``text``, the contents of ``path``, has this checksum."""
+def check(path: Path, text: bytes, sha256: str | None) -> None:
+    """ValueError unless ``text``, the contents of ``path``, has this checksum, if one is known."""
+    if sha256 is None:
+        return
     found = hashlib.sha256(text).hexdigest()
     if found != sha256:
         raise ValueError(

@@ -9,7 +9,8 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import gradmem
-from gradmem.lab.data.catalogue import DATA_SETS, File
+from gradmem.lab.data.archive import unpack
+from gradmem.lab.data.catalogue import DATA_SETS, NOT_FETCHED, Archive, DataSet, File, missing
 from gradmem.lab.data.contents import contents, packing
 from gradmem.lab.data.paths import data_folder
 
@@ -48,16 +49,38 @@ def download(
         known = ", ".join(sorted(DATA_SETS))
         raise ValueError(f"unknown data set {name!r}; choose one of: {known}")
     home = data_folder(folder)
-    return tuple(
-        _obtain(file, home, progress or (lambda *_: None)) for file in DATA_SETS[name].files
-    )
+    data_set, tell = DATA_SETS[name], progress or (lambda *_: None)
+    if data_set.by_hand is not None and (sentence := missing(name, home)):
+        raise DownloadError(sentence)
+    if data_set.archive is not None and any(not file.locate(home) for file in data_set.files):
+        _from_archive(data_set, data_set.archive, home, tell)
+    return tuple(_obtain(file, home, tell) for file in data_set.files)
 
 
-def _obtain(file: File, folder: Path, progress: Progress) -> Path:
+def _from_archive(data_set: DataSet, archive: Archive, folder: Path, progress: Progress) -> None:
+    """Take the files out of the archive, which stays only if it was there before."""
+    fetched = archive.locate(folder) is None
+    packed = _obtain(archive, folder, progress)
+    try:
+        unpack(packed, archive, data_set.files, folder)
+    except OSError as error:
+        raise _not_written(error, packed) from None
+    except ValueError as error:
+        if not fetched:
+            raise
+        packed.unlink()
+        raise DownloadError(f"what came is not the archive it should be ({error})") from None
+    if fetched:
+        packed.unlink()
+
+
+def _obtain(file: File | Archive, folder: Path, progress: Progress) -> Path:
     there = file.locate(folder)
     if there is not None:
         contents(there, file.sha256)
         return there
+    if not file.urls:
+        raise DownloadError(f"{file.path} could not be fetched. {NOT_FETCHED}")
     reasons = []
     for url in file.urls:
         draft = folder / f"{file.path}.{zlib.crc32(url.encode()):08x}.part"
@@ -71,7 +94,7 @@ def _obtain(file: File, folder: Path, progress: Progress) -> Path:
     )
 
 
-def _from_one_address(file: File, url: str, draft: Path, progress: Progress) -> Path:
+def _from_one_address(file: File | Archive, url: str, draft: Path, progress: Progress) -> Path:
     """Fetch, check, move; a draft that was continued and turns out wrong is fetched anew, once."""
     continued = _size(draft) > 0
     try:
@@ -82,17 +105,21 @@ def _from_one_address(file: File, url: str, draft: Path, progress: Progress) -> 
             return _from_one_address(file, url, draft, progress)
         raise _RefusedError(str(error)) from None
     except OSError as error:
-        raise DownloadError(
-            f"{error.filename or draft} cannot be written: {error.strerror}. What was fetched is "
-            "kept; the same command goes on from there"
-        ) from None
+        raise _not_written(error, draft) from None
+
+
+def _not_written(error: OSError, path: Path) -> DownloadError:
+    return DownloadError(
+        f"{error.filename or path} cannot be written: {error.strerror}. What was fetched is "
+        "kept; the same command goes on from there"
+    )
 
 
 class _WrongFileError(Exception):
     """What was fetched is not the file; the draft is gone."""
 
 
-def _accept(file: File, draft: Path) -> Path:
+def _accept(file: File | Archive, draft: Path) -> Path:
     try:
         contents(draft, file.sha256)
     except ValueError as error:

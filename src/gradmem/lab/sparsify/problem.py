@@ -77,6 +77,7 @@ class Problem(Task):
         self.title = network.title if network else task.title
         self.version, self.metric, self.target = task.version, task.metric, task.target
         self.budget, self.clip_norm, self.partial = task.budget, task.clip_norm, task.partial
+        self.ordered = task.ordered
         self.evaluate_batch_size = task.evaluate_batch_size or EVALUATED_AT_ONCE
 
     def data(self) -> Splits:
@@ -98,6 +99,10 @@ class Problem(Task):
             return self.task.model(seed)
         with seeded(seed):
             return self.network.make()
+
+    def weight(self, batch: Batch) -> int:
+        """The task's."""
+        return self.task.weight(batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The task's."""

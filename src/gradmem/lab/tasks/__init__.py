@@ -18,18 +18,28 @@ from gradmem.lab.tasks.base import (
     seeded,
 )
 from gradmem.lab.tasks.breast_cancer import BreastCancer
+from gradmem.lab.tasks.cifar import CIFAR_TASKS
 from gradmem.lab.tasks.diabetes import Diabetes
 from gradmem.lab.tasks.digits import Digits
 from gradmem.lab.tasks.files import FromFiles
 from gradmem.lab.tasks.libsvm import LIBSVM_TASKS
 from gradmem.lab.tasks.loading import is_foreign, load
-from gradmem.lab.tasks.mnist import MnistLogreg, MnistMlp
+from gradmem.lab.tasks.mnist import FASHION_MNIST_TASKS, MNIST_TASKS
+from gradmem.lab.tasks.multinli import MULTINLI_TASKS
+from gradmem.lab.tasks.multiwoz import Multiwoz22Lstm, MultiwozLstm
+from gradmem.lab.tasks.ptb import PtbLstm, PtbTransformer
 from gradmem.lab.tasks.python_text import PythonText
+from gradmem.lab.tasks.roberta_decoder import MultiwozRoberta
+from gradmem.lab.tasks.schema_guided import SgdLstm
+from gradmem.lab.tasks.sick import SICK_TASKS
 from gradmem.lab.tasks.simple import SimpleTask
+from gradmem.lab.tasks.snli import SNLI_TASKS
 from gradmem.lab.tasks.surface_points import Beale, GoldsteinPrice, SixHumpCamel
 from gradmem.lab.tasks.tables import Recipe
 from gradmem.lab.tasks.tabular import CsvTask
 from gradmem.lab.tasks.tabular_sets import TABLE_SETS
+from gradmem.lab.tasks.tiny_shakespeare import TinyShakespeare
+from gradmem.lab.tasks.wikitext2 import Wikitext2Lstm
 from gradmem.lab.tasks.wine import Wine
 
 __all__ = [
@@ -52,7 +62,10 @@ _ALL: tuple[type[Task], ...] = (
     # always there
     *(Digits, BreastCancer, Wine, Diabetes, PythonText, Beale, GoldsteinPrice, SixHumpCamel),
     # from the data folder
-    *(MnistLogreg, MnistMlp, *LIBSVM_TASKS, *TABLE_SETS),
+    *(*MNIST_TASKS, *FASHION_MNIST_TASKS, *CIFAR_TASKS, *LIBSVM_TASKS, *TABLE_SETS),
+    *(PtbLstm, PtbTransformer, Wikitext2Lstm, TinyShakespeare),
+    *(*SNLI_TASKS, *MULTINLI_TASKS, *SICK_TASKS),
+    *(MultiwozLstm, Multiwoz22Lstm, SgdLstm, MultiwozRoberta),
 )
 
 TASKS: Mapping[str, type[Task]] = MappingProxyType({task.name: task for task in _ALL})

@@ -168,6 +168,10 @@ class Task(ABC):
         """
         return len(batch)
 
+    def details(self, model: nn.Module, batch: Batch) -> dict[str, float]:  # noqa: ARG002
+        """What else there is to say of the test split, by name; kept with an evaluation run."""
+        return {}
+
     def parameters(self, model: nn.Module) -> Iterable[Tensor] | Iterable[dict[str, Any]]:
         """What the optimizer is given: all parameters, or groups with options of their own."""
         return model.parameters()

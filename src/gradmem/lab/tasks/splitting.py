@@ -39,6 +39,27 @@ def three_parts(
     return train, validated, tested
 
 
+def balanced(labels: Labels, validation: int, train: int | None = None) -> tuple[Rows, Rows]:
+    """Rows to train and to validate: of each class the same numbers, as far as there are enough.
+
+    Args:
+        labels: of all examples.
+        validation: examples of each class that validate.
+        train: the most of each class that train; None for the rest.
+
+    >>> rows, held = balanced(np.array([0, 0, 0, 1, 1]), validation=1)
+    >>> len(rows), len(held)
+    (3, 2)
+    """
+    last = None if train is None else validation + train
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(labels))
+    of_class = [order[labels[order] == kind] for kind in np.unique(labels)]
+    return (
+        np.concatenate([rows[validation:last] for rows in of_class]),
+        np.concatenate([rows[:validation] for rows in of_class]),
+    )
+
+
 def split(everything: Batch, parts: Sequence[Rows]) -> FixedSplits:
     """The three parts of ``everything``."""
     return FixedSplits(*(everything[torch.from_numpy(rows)] for rows in parts))
