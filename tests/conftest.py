@@ -1,6 +1,9 @@
-"""One line about the golden cases at the end of a run that had them."""
+"""What is no test, and one line about the golden cases at the end of a run that had them."""
 
 from __future__ import annotations
+
+# Scripts that torchrun starts: no tests, and no modules to import.
+collect_ignore_glob = ["distributed/*_worker.py"]
 
 
 def pytest_terminal_summary(terminalreporter):
