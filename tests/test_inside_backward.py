@@ -48,12 +48,10 @@ def in_hooks(net: nn.Module, step: Callable[[Tensor], Any]) -> None:
         p.register_post_accumulate_grad_hook(hook)
 
 
-@each
-def test_an_optimizer_for_each_parameter_is_one_of_scope_tensor(make: Any) -> None:
-    whole, parts = model(), model()
-    reference = make(whole.parameters(), scope="tensor")
-    optimizers = {p: make([p]) for p in parts.parameters()}
-    in_hooks(parts, lambda p: optimizers[p].step())
+def assert_same_training(
+    whole: nn.Module, reference: torch.optim.Optimizer, parts: nn.Module
+) -> None:
+    """Steps after backward() on one model, in it on the other, to the same bits."""
     for step in range(8):
         reference.zero_grad()
         backward(whole, step)
@@ -61,6 +59,15 @@ def test_an_optimizer_for_each_parameter_is_one_of_scope_tensor(make: Any) -> No
         backward(parts, step)
     for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+@each
+def test_an_optimizer_for_each_parameter_is_one_of_scope_tensor(make: Any) -> None:
+    whole, parts = model(), model()
+    reference = make(whole.parameters(), scope="tensor")
+    optimizers = {p: make([p]) for p in parts.parameters()}
+    in_hooks(parts, lambda p: optimizers[p].step())
+    assert_same_training(whole, reference, parts)
 
 
 @each
@@ -69,13 +76,7 @@ def test_one_optimizer_of_scope_tensor_may_step_in_parts(make: Any) -> None:
     reference = make(whole.parameters(), scope="tensor")
     optimizer = make(parts.parameters(), scope="tensor")
     in_hooks(parts, lambda _: optimizer.step())
-    for step in range(8):
-        reference.zero_grad()
-        backward(whole, step)
-        reference.step()
-        backward(parts, step)
-    for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
-        assert torch.equal(p, q)
+    assert_same_training(whole, reference, parts)
 
 
 @each
@@ -103,13 +104,7 @@ def test_torch_s_own_way_of_stepping_in_backward_works() -> None:
     options = {"lr": 0.01, **MEMORY}
     reference = gradmem.SGD_C(whole.parameters(), scope="tensor", **options)
     _apply_optimizer_in_backward(gradmem.SGD_C, parts.parameters(), options)
-    for step in range(8):
-        reference.zero_grad()
-        backward(whole, step)
-        reference.step()
-        backward(parts, step)
-    for p, q in zip(whole.parameters(), parts.parameters(), strict=True):
-        assert torch.equal(p, q)
+    assert_same_training(whole, reference, parts)
 
 
 @each
