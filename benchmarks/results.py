@@ -28,7 +28,8 @@ processes on two cores of a shared x86-64 machine, torch 2.13. To repeat one:
 `gradmem compare --config docs/results/TASK/config.toml --out again`.
 
 One network and one split a task, few trials: nothing here says what a larger budget would find, and
-the differences between tasks are larger than most of those in the table.
+the differences between tasks are larger than most of those in the table. What single options do, at
+every value: [ablations](../ablate.md#what-it-gave-so-far).
 """
 
 
