@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradmem.errors import OptionError, OptionTypeError
+from gradmem.errors import OptionError, OptionTypeError, check_choice, check_integer
 
 AggregateName: TypeAlias = Literal[
     "mean", "sum", "mid", "min", "median", "max", "min_mean", "median_mean", "max_mean"
@@ -52,11 +52,11 @@ class Options:
             )
         if self.max_age is not None:
             _check_integer("max_age", self.max_age, 1, "None sets no limit")
-        _check_choice("aggregate", self.aggregate, get_args(AggregateName))
-        _check_choice("policy", self.policy, get_args(PolicyName))
+        check_choice("aggregate", self.aggregate, get_args(AggregateName))
+        check_choice("policy", self.policy, get_args(PolicyName))
         groups = "; for a memory for each group of parameters use optax.multi_transform"
-        _check_choice("scope", self.scope, get_args(Scope), groups)
-        _check_choice("norm", self.norm, get_args(Norm))
+        check_choice("scope", self.scope, get_args(Scope), groups)
+        check_choice("norm", self.norm, get_args(Norm))
         if self.memory_dtype is not None:
             object.__setattr__(self, "memory_dtype", _format_name(self.memory_dtype))
 
@@ -88,7 +88,7 @@ def _format_name(value: object) -> str:
     if not isinstance(value, str):
         with suppress(TypeError):  # no type at all: refused as it is
             name = jnp.dtype(name).name
-    _check_choice("memory_dtype", name, get_args(FormatName), " or None for the parameter's own")
+    check_choice("memory_dtype", name, get_args(FormatName), " or None for the parameter's own")
     return str(name)
 
 
@@ -98,17 +98,4 @@ def _check_integer(name: str, value: object, least: int, remark: str) -> None:
             f"{name} must be an integer that is known when the step is traced, got an array; "
             f"optax.inject_hyperparams wants static_args=('capacity', 'max_age') for that"
         )
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise OptionTypeError(
-            f"{name} must be an integer, got {value!r} ({type(value).__name__}); {remark}"
-        )
-    if value < least:
-        raise OptionError(f"{name} must be at least {least}, got {value}; {remark}")
-
-
-def _check_choice(name: str, value: object, choices: tuple[str, ...], more: str = "") -> None:
-    listed = ", ".join(repr(choice) for choice in choices) + more
-    if not isinstance(value, str):
-        raise OptionTypeError(f"{name} must be one of {listed}, got {value!r}")
-    if value not in choices:
-        raise OptionError(f"{name} must be one of {listed}, got {value!r}")
+    check_integer(name, value, least, remark)

@@ -71,12 +71,13 @@ def _row_sums(
     them at all, as the ranks would go apart for good if they decided differently once.
     """
     plain, meshes = _by_mesh(rows)
-    total = torch.zeros(count, len(rows), dtype=torch.float64, device=device)
     if any(plain):
-        total += _sum_each(plain, measure, roots=roots)
+        total = _sum_each(plain, measure, roots=roots)
+    else:
+        total = torch.zeros(count, len(rows), dtype=torch.float64, device=device)
     for alike in meshes:
         reference = next(p for row in alike for p in row)
-        total /= shards_of(reference)
+        total = total / shards_of(reference)
         if roots:
             each = measure([p for row in alike for p in row])
             packed = sum_over_mesh(reference, torch.cat((each, total), dim=1))

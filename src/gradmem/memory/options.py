@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 
-from gradmem.errors import OptionError, OptionTypeError
+from gradmem.errors import OptionError, OptionTypeError, check_choice, check_integer
 from gradmem.memory.aggregates import AggregateFunction
 from gradmem.memory.formats import FORMATS, FormatName
 from gradmem.memory.policies import PolicyFunction
@@ -152,22 +152,3 @@ def _device_name(value: object) -> str:
 def _check_real(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise OptionTypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-
-
-def check_integer(name: str, value: object, least: int, remark: str) -> None:
-    """Refuse what is no integer of at least `least`, the remark saying what it is for."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise OptionTypeError(
-            f"{name} must be an integer, got {value!r} ({type(value).__name__}); {remark}"
-        )
-    if value < least:
-        raise OptionError(f"{name} must be at least {least}, got {value}; {remark}")
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...], more: str = "") -> None:
-    """Refuse what is none of the choices, nor what `more` names."""
-    listed = ", ".join(repr(choice) for choice in choices) + more
-    if not isinstance(value, str):
-        raise OptionTypeError(f"{name} must be one of {listed}, got {value!r}")
-    if value not in choices:
-        raise OptionError(f"{name} must be one of {listed}, got {value!r}")

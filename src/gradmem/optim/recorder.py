@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gradmem.errors import CheckpointError, OptionError, OptionTypeError, StepError
+from gradmem.errors import CheckpointError, OptionError, OptionTypeError, StepError, check_integer
 from gradmem.memory.ledger import STEPS
 from gradmem.memory.norms import ledger_dots, ledger_norms
 from gradmem.memory.on_device import is_capturing
-from gradmem.memory.options import check_integer
 from gradmem.optim.holder import MemoryHolder
 from gradmem.optim.plan import Memory
 

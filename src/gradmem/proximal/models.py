@@ -10,8 +10,7 @@ from typing import Literal, TypeAlias, get_args
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from gradmem.errors import OptionError, OptionTypeError
-from gradmem.memory.options import check_choice
+from gradmem.errors import OptionError, OptionTypeError, check_choice
 from gradmem.proximal.groups import Groups
 
 Channels: TypeAlias = Literal["output", "input"]

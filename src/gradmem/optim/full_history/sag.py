@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from gradmem.errors import OptionError, OptionTypeError
-from gradmem.memory.options import check_choice, check_integer
+from gradmem.errors import OptionError, OptionTypeError, check_choice, check_integer
 from gradmem.optim.full_history.base import (
     Entry,
     FullHistoryOptimizer,

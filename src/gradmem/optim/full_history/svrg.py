@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from gradmem.errors import GradientError, StepError
-from gradmem.memory.options import check_integer
+from gradmem.errors import GradientError, StepError, check_integer
 from gradmem.optim.full_history.base import (
     Closure,
     Entry,

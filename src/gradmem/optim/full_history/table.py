@@ -8,8 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from gradmem.errors import OptionError, OptionTypeError
-from gradmem.memory.options import check_integer
+from gradmem.errors import OptionError, OptionTypeError, check_integer
 from gradmem.optim.full_history.base import Entry, wide
 
 TABLE: Final = "history_table"  # (terms, *shape), the parameter's type or table_dtype
