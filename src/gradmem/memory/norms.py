@@ -71,10 +71,10 @@ def _row_sums(
     them at all, as the ranks would go apart for good if they decided differently once.
     """
     plain, meshes = _by_mesh(rows)
+    # Into a plain tensor: the norm of a wrapper subclass is of that class too, and no number.
+    total = torch.zeros(count, len(rows), dtype=torch.float64, device=device)
     if any(plain):
-        total = _sum_each(plain, measure, roots=roots)
-    else:
-        total = torch.zeros(count, len(rows), dtype=torch.float64, device=device)
+        total += _sum_each(plain, measure, roots=roots)
     for alike in meshes:
         reference = next(p for row in alike for p in row)
         total = total / shards_of(reference)
