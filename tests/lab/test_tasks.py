@@ -72,6 +72,7 @@ SIZES = {  # train, validation, test: pinned, so that they cannot change unnotic
     "pol": (9600, 2400, 3000),
     "cpu-act": (5243, 1311, 1638),
     "ptb-lstm": (1328, 106, 118),
+    "ptb-lstm-part": (253, 106, 118),
     "wikitext2-lstm": (2984, 311, 351),
     "ptb-transformer": (14525, 1153, 1288),
     "tiny-shakespeare": (15686, 872, 872),

@@ -15,7 +15,7 @@ from gradmem.lab.optimizers import OPTIMIZERS
 from gradmem.lab.run import one_thread, train
 from gradmem.lab.tasks import FixedSplits, evaluate, get_task, language, tiny_shakespeare
 from gradmem.lab.tasks.language import CarriedLstm
-from gradmem.lab.tasks.ptb import PtbLstm, PtbTransformer
+from gradmem.lab.tasks.ptb import PtbLstm, PtbLstmPart, PtbTransformer
 from gradmem.lab.tasks.tiny_shakespeare import TinyShakespeare
 from gradmem.lab.tasks.transformer import Transformer
 from gradmem.lab.tasks.wikitext2 import Wikitext2Lstm
@@ -374,6 +374,22 @@ def test_the_treebank_has_its_words():
     unknown = task.vocabulary.names.index("<unk>")
     assert (parts.test.targets == unknown).sum().item() == 4_794
     assert "929,589 words" in task.title
+
+
+def test_the_part_of_the_treebank_has_its_lines_and_their_words():
+    task, whole = real("ptb-lstm-part"), real("ptb-lstm")
+    assert f"{len(task.vocabulary):,} words are theirs" in task.partial
+    assert len(task.vocabulary) == task.metric.worst == 8_269
+    assert count(task.model(0)) == 64 * 8_269 + 4 * 128 * (64 + 128 + 2) + 8_269 * (128 + 1)
+    parts = task.data()
+    # of 176,978 / 73,760 / 82,430 all but the first and what does not fill 20 streams
+    assert [task.weight(part) for part in (parts.train, parts.validation, parts.test)] == [
+        *(176_960, 73_740, 82_420)
+    ]
+    assert "176,978 words" in task.title
+    assert task.vocabulary.names == whole.vocabulary.names[:8_269]
+    (first, _), (same, _) = parts.train.inputs, whole.data().train.inputs
+    assert torch.equal(first[0, 0], same[0, 0])  # the texts begin alike
 
 
 def test_shakespeare_has_its_characters():

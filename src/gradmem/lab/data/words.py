@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from gradmem.lab.data.contents import contents
@@ -47,6 +48,17 @@ def read_words(path: Path, sha256: str | None = None) -> list[str]:
         )
     # not splitlines: other characters that end a line occur within words
     return [word for line in text[:-1].split("\n") for word in (*line.split(), END)]
+
+
+def first_lines(words: list[str], count: int | None) -> list[str]:
+    """The words of the first ``count`` lines with their ends; of all if ``count`` is None.
+
+    >>> first_lines(["to", "be", END, "or", END], 1)
+    ['to', 'be', '<eos>']
+    """
+    ends = (place for place, word in enumerate(words) if word == END)
+    last = next(islice(ends, count - 1, None), None) if count else None
+    return words if last is None else words[: last + 1]
 
 
 class Vocabulary:

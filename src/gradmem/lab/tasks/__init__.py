@@ -27,7 +27,7 @@ from gradmem.lab.tasks.loading import is_foreign, load
 from gradmem.lab.tasks.mnist import FASHION_MNIST_TASKS, MNIST_TASKS
 from gradmem.lab.tasks.multinli import MULTINLI_TASKS
 from gradmem.lab.tasks.multiwoz import Multiwoz22Lstm, MultiwozLstm
-from gradmem.lab.tasks.ptb import PtbLstm, PtbTransformer
+from gradmem.lab.tasks.ptb import PtbLstm, PtbLstmPart, PtbTransformer
 from gradmem.lab.tasks.python_text import PythonText
 from gradmem.lab.tasks.roberta_decoder import MultiwozRoberta
 from gradmem.lab.tasks.schema_guided import SgdLstm
@@ -63,7 +63,7 @@ _ALL: tuple[type[Task], ...] = (
     *(Digits, BreastCancer, Wine, Diabetes, PythonText, Beale, GoldsteinPrice, SixHumpCamel),
     # from the data folder
     *(*MNIST_TASKS, *FASHION_MNIST_TASKS, *CIFAR_TASKS, *LIBSVM_TASKS, *TABLE_SETS),
-    *(PtbLstm, PtbTransformer, Wikitext2Lstm, TinyShakespeare),
+    *(PtbLstm, PtbLstmPart, PtbTransformer, Wikitext2Lstm, TinyShakespeare),
     *(*SNLI_TASKS, *MULTINLI_TASKS, *SICK_TASKS),
     *(MultiwozLstm, Multiwoz22Lstm, SgdLstm, MultiwozRoberta),
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from gradmem.lab.data.words import Vocabulary, read_words
+from gradmem.lab.data.words import Vocabulary, first_lines, read_words
 from gradmem.lab.tasks.base import Batch, Budget, FixedSplits, Metric, seeded
 from gradmem.lab.tasks.files import FromFiles
 from gradmem.lab.tasks.transformer import Transformer
@@ -26,6 +26,7 @@ class Words(FromFiles):
 
     clip_norm = 0.25
     tokens: tuple[int, int, int] | None = None  # of the parts, where no checksum is known
+    lines: int | None = None  # of the training text, its first; None: all
 
     def data(self) -> FixedSplits:
         """The parts, each cut up by itself."""
@@ -67,6 +68,7 @@ class Words(FromFiles):
                     f"{file.path} has {len(text):,} words with the ends of lines, where that of "
                     f"{self.needs} has {expected:,}; it is truncated or another file, get it again"
                 )
+        texts[0] = first_lines(texts[0], self.lines)
         vocabulary = Vocabulary(texts[0])
         return vocabulary, [torch.tensor(vocabulary.numbers(text)) for text in texts]
 
