@@ -15,7 +15,7 @@ from gradmem.lab.optimizers import OPTIMIZERS
 from gradmem.lab.run import one_thread, train
 from gradmem.lab.tasks import FixedSplits, evaluate, get_task, language, tiny_shakespeare
 from gradmem.lab.tasks.language import CarriedLstm
-from gradmem.lab.tasks.ptb import PtbLstm, PtbLstmPart, PtbTransformer
+from gradmem.lab.tasks.ptb import PtbLstm, PtbTransformer
 from gradmem.lab.tasks.tiny_shakespeare import TinyShakespeare
 from gradmem.lab.tasks.transformer import Transformer
 from gradmem.lab.tasks.wikitext2 import Wikitext2Lstm
@@ -244,10 +244,10 @@ def test_parameters_are_as_many_as_the_paper_has():
 
 def test_a_deeper_lstm_is_another_task_of_the_same_text(tmp_path):
     task = written(PtbLstm, tmp_path)
-    deep = task.at_depth(2)
+    deep = task.at(depth=2)
     deep.files = task.files
     assert (deep.name, deep.folder) == ("ptb-lstm-depth2", task.folder)
-    assert task.at_depth(1).name == task.name
+    assert task.at(depth=1).name == task.name
     assert count(deep.model(0)) - count(task.model(0)) == 4 * 128 * (128 + 128 + 2)
 
 

@@ -7,7 +7,17 @@ try:
 except ModuleNotFoundError as missing:
     raise SystemExit(f"{missing}; the command line needs: pip install 'gradmem[lab]'") from None
 
-from gradmem.lab.commands import ablate, bench, bound, folder, lists, sparsify, study, train
+from gradmem.lab.commands import (
+    ablate,
+    bench,
+    bound,
+    folder,
+    lists,
+    sparsify,
+    study,
+    summary,
+    train,
+)
 from gradmem.lab.memory import cli as memory
 from gradmem.lab.surfaces import cli as surfaces
 
@@ -19,7 +29,19 @@ app = typer.Typer(
     help="Ask whether a memory of past gradients helps an optimizer.",
 )
 
-for part in (study, ablate, train, folder, lists, bound, surfaces, memory, bench, sparsify):
+for part in (
+    study,
+    ablate,
+    summary,
+    train,
+    folder,
+    lists,
+    bound,
+    surfaces,
+    memory,
+    bench,
+    sparsify,
+):
     part.register(app)
 
 

@@ -37,8 +37,12 @@ class Look:
 
 
 def looks(comparison: Comparison) -> dict[str, Look]:
+    """Those of its optimizers."""
+    return looks_of([each.spec for each in comparison.results])
+
+
+def looks_of(specs: Sequence[Spec]) -> dict[str, Look]:
     """By name: the house's hue where it has one for the base, else one that is left."""
-    specs = [each.spec for each in comparison.results]
     families = list(dict.fromkeys(spec.base or spec.name for spec in specs))
     spare = cycle([*(HUES[name] for name in HUES if name not in families), *HUES.values()])
     hues = {family: HUES.get(family) or next(spare) for family in families}
@@ -254,17 +258,22 @@ def _stacked(values: Vector, row: int) -> list[float]:
     return [row + gap * rounded[:i].count(value) for i, value in enumerate(rounded)]
 
 
-def profiles(comparison: Comparison, scores: Sequence[Score], by: str) -> Draw:
+def profiles(scores: Sequence[Score], by: str) -> Draw:
     """Performance profiles by "steps" or by "time"."""
-    look = looks(comparison)
+    ratios = [each.step_ratios if by == "steps" else each.time_ratios for each in scores]
+    return performance_profile([each.spec for each in scores], ratios, by)
+
+
+def performance_profile(specs: Sequence[Spec], ratios: Sequence[Sequence[float]], by: str) -> Draw:
+    """Shares of the problems on which each was within so many times the least cost."""
+    look = looks_of(specs)
 
     def draw(axes: Axes) -> None:
         ends = []
-        for each in scores:
-            ratios = each.step_ratios if by == "steps" else each.time_ratios
-            jumps = sorted({1.0, *(ratio for ratio in ratios if ratio <= TAU), TAU})
-            shares = [profile(ratios, tau) for tau in jumps]
-            mine = look[each.spec.name]
+        for spec, own in zip(specs, ratios, strict=True):
+            jumps = sorted({1.0, *(ratio for ratio in own if ratio <= TAU), TAU})
+            shares = [profile(own, tau) for tau in jumps]
+            mine = look[spec.name]
             axes.step(
                 *(jumps, shares),
                 where="post",
@@ -272,7 +281,7 @@ def profiles(comparison: Comparison, scores: Sequence[Score], by: str) -> Draw:
                 linestyle=mine.dashes,
                 linewidth=1.8,
             )
-            ends.append((plain(each.spec.label), mine.colour, shares[-1]))
+            ends.append((plain(spec.label), mine.colour, shares[-1]))
         axes.set_xlim(1, TAU)
         axes.set_ylim(-0.02, 1.04)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

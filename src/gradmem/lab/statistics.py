@@ -147,6 +147,34 @@ def wilcoxon(differences: Sequence[float]) -> float:
     return float(stats.wilcoxon(ranked, method=_method(sizes.tolist())).pvalue)
 
 
+def sign_test(ahead: int, behind: int) -> float:
+    """Two-sided p of so many signs of either kind, if both are as likely; NaN of none.
+
+    >>> sign_test(8, 1), sign_test(0, 0)
+    (0.0390625, nan)
+    """
+    if not ahead + behind:
+        return math.nan
+    return float(stats.binomtest(ahead, ahead + behind).pvalue)
+
+
+def friedman(scores: Sequence[Sequence[float]]) -> float:
+    """p of Friedman's test that all contestants are equal; NaN of fewer than three, or two tasks.
+
+    Args:
+        scores: a row for each contestant, with one score a problem.
+
+    >>> round(friedman([[1, 1, 1, 2], [2, 2, 2, 1], [3, 3, 3, 3]]), 4)
+    0.0388
+    """
+    if len(scores) < 3 or len(scores[0]) < 2 or np.isnan(np.array(scores, dtype=float)).any():
+        return math.nan
+    ranks = stats.rankdata(scores, axis=0)  # all that it looks at, and they are finite
+    if (ranks == ranks[0]).all():
+        return 1.0
+    return float(stats.friedmanchisquare(*ranks).pvalue)
+
+
 def _method(sizes: Sequence[float]) -> Literal["exact", "approx"] | stats.PermutationMethod:
     """Exact where that is a matter of counting: all signs of up to 13 values, tied or not."""
     tied = len(set(sizes)) < len(sizes)

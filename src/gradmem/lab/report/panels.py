@@ -72,7 +72,7 @@ def profile_panels(found: Findings) -> list[str]:
     return [
         _panel(
             f"Performance profile, {by}",
-            figures.profiles(found.comparison, found.scores, by),
+            figures.profiles(found.scores, by),
             f"Share of the seeds on which the target was reached within so many times the {by} of "
             "whoever was first there.",
             lines=len(found.scores),

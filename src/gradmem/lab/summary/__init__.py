@@ -1,0 +1,1 @@
+"""What many comparisons say together: `gradmem summary`."""
