@@ -11,12 +11,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from gradmem.lab.ablate.axis import Deep
 from gradmem.lab.claims import Claims
 from gradmem.lab.cli import app
 from gradmem.lab.run import train
 from gradmem.lab.study import Study
-from gradmem.lab.tasks import Batch, get_task
+from gradmem.lab.tasks import Batch, Varied, get_task
 from gradmem.lab.tasks.digits import Digits
 from gradmem.lab.tasks.python_text import PythonText
 
@@ -27,7 +26,7 @@ FILES = {"report.html", "report.md", "results.csv", "figure.svg", "config.toml"}
 TINY = {"trials": 2, "seeds": 2, "epochs": 1}
 MINE = """
     import torch
-    from gradmem.lab.tasks import Batch, Budget, FixedSplits, Metric, Task
+    from gradmem.lab.tasks import Batch, Budget, FixedSplits, Metric, Range, Task
 
 
     class Steep(Task):
@@ -37,19 +36,21 @@ MINE = """
         budget = Budget(epochs=1, batch_size=10)
         target = 0.1
         partial = "the line is a part of the plane"
-        depths = (1, 3)
+        variations = {"depth": (1, 3), "slope": Range(0, 4, (0, 2)), "kind": ("straight", "bent")}
 
-        def __init__(self, depth=1):
-            self.layers = depth
-            if depth > 1:
-                self.name = f"steep-depth{depth}"
+        def __init__(self, depth=1, slope=2.0, kind="straight"):
+            self.layers, self.slope, self.kind = depth, slope, kind
+            if slope == 3:
+                raise ValueError("no line has the slope 3")
+            if (depth, slope, kind) != (1, 2, "straight"):
+                self.name = f"steep-depth{depth}-slope{slope:g}-{kind}"
 
-        def at_depth(self, depth):
-            return Steep(depth)
+        def at(self, **where):
+            return Steep(**where)
 
         def data(self):
             x = torch.linspace(-1, 1, 60).unsqueeze(1)
-            whole = Batch(x, 2 * x)
+            whole = Batch(x, self.slope * (x if self.kind == "straight" else x.abs()))
             return FixedSplits(*(whole[torch.arange(k, 60, 3)] for k in range(3)))
 
         def model(self, seed):
@@ -67,6 +68,24 @@ MINE = """
     class Ordered(Steep):
         name = "ordered"
         ordered = True
+
+
+    class Clashing(Steep):
+        variations = {"decay": (1, 2)}
+
+
+    class Nameless(Steep):
+        def at(self, **where):
+            return Nameless()
+
+
+    class Deaf(Steep):
+        def at(self, depth):
+            return self
+
+
+    class Crooked(Steep):
+        variations = {"a=b": (1, 2)}
 """
 
 
@@ -291,7 +310,7 @@ def test_killed_and_started_again_it_ends_as_if_it_had_not_been(tmp_path):
     assert contents(folder / "runs") == contents(tmp_path / "calm" / "runs")
 
 
-# Batches and depths -------------------------------------------------------------------------------
+# Batches, and axes of the task's own ----------------------------------------------------------
 
 
 def test_a_memory_beside_its_base_on_a_larger_batch(tmp_path):
@@ -336,16 +355,16 @@ def test_by_depth_every_cell_is_compared_with_the_base_of_its_depth(steep, tmp_p
         json.loads(path.read_text())["config"]["task"]
         for path in (tmp_path / "out" / "runs").glob("*.json")
     }
-    assert named == {"steep", "steep-depth3"}
+    assert named == {"steep", "steep-depth3-slope2-straight"}
     assert "warning: the line is a part of the plane" in words(result)
     assert call("report", "out").exit_code == 0
 
 
 def test_python_text_has_depths_and_at_its_own_it_is_itself():
     task = get_task("python-text")
-    assert isinstance(task, Deep)
+    assert isinstance(task, Varied)
     assert (task.name, task.title) == ("python-text", PythonText.title)
-    same, deep = task.at_depth(1), task.at_depth(2)
+    same, deep = task.at(depth=1), task.at(depth=2)
     assert (same.name, same.title, same.versions()) == (task.name, task.title, task.versions())
     assert deep.name == "python-text-depth2"
     assert deep.title != task.title

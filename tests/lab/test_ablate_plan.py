@@ -28,7 +28,7 @@ def plan(*axes, **options):
     return prepare(AblateConfig(task="digits", axes=axes, **options))
 
 
-@pytest.mark.parametrize("name", [name for name in AXES if name not in ("batch", "depth")])
+@pytest.mark.parametrize("name", [name for name in AXES if name != "batch"])
 def test_every_axis_has_values_of_its_own_that_optimizers_take(name):
     made = plan(name, optimizer=("adam_c", "sgdm_c"))
     assert [cell.at[name] for cell in made.cells] == 2 * list(AXES[name].values)
@@ -86,7 +86,7 @@ def test_names_of_cells_decide_no_run():
         (["capacity", "decay", "kappa"], ["one axis or 2, got 3"]),
         (["decay", "decay"], ["'decay' is named twice"]),
         (["batch", "decay"], ["batch goes alone"]),
-        (["depth"], ["digits has no axis depth", "at_depth(n)"]),
+        (["depth"], ["digits has no axis depth, which python-text, ptb-lstm", "`variations`"]),
         (["capacity", "--values", "capacity=5,-1"], ["-1 of capacity", "at least 0"]),
         (["capacity", "--values", "capacity=1.5"], ["1.5 of capacity", "must be an integer"]),
         (["decay", "--values", "decay=2"], ["decay must be in [0, 1], got 2"]),

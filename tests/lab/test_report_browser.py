@@ -12,6 +12,7 @@ from gradmem.lab.findings import findings
 from gradmem.lab.origin import Origin
 from gradmem.lab.report import html_page
 from gradmem.lab.report.page import SECTIONS
+from gradmem.lab.tasks.breast_cancer import BreastCancer
 
 from .synthetic import change_runs, comparison, failed
 
@@ -61,7 +62,8 @@ const NAMES = NAMES_HERE;
 def folder(tmp_path_factory):
     names = ("sgd", "sgd_c", "adam", "adam_c")
     made = comparison(
-        {name: [0.85 + 0.02 * i + 0.003 * k for i in range(6)] for k, name in enumerate(names)}
+        {name: [0.85 + 0.02 * i + 0.003 * k for i in range(6)] for k, name in enumerate(names)},
+        task=BreastCancer(),  # which the theorem is about, so that no section is left out
     )
     error = "Traceback\n" + "x" * 300 + "\nRuntimeError: <script>document.title='bad'</script>"
     made = change_runs(made, "adam", lambda runs: [failed(runs[0], "crashed", error), *runs[1:]])

@@ -180,6 +180,7 @@ def test_a_module_of_the_current_folder(folder, where, attribute):
     task = get_task(f"{where}:{attribute}")
     assert isinstance(task, SimpleTask)
     assert (task.name, task.title) == (attribute, attribute)
+    assert task.asked == f"{where}:{attribute}"
     assert len(task.data().train) == 12
 
 

@@ -73,15 +73,22 @@ def _look(
     return Look(hues[spec.base], VARIANTS[place % len(VARIANTS)], filled=True)
 
 
-def overview(comparison: Comparison, found: Sequence[Difference]) -> str:
-    """Validation loss and, if there are pairs, differences by seed: a picture of its own."""
+def overview(
+    comparison: Comparison,
+    found: Sequence[Difference],
+    more: Sequence[tuple[str, Draw]] = (),
+) -> str:
+    """Validation loss and, if there are pairs, differences by seed: a picture of its own.
+
+    ``more`` are further drawings with their headings.
+    """
     metric = comparison.plan.task.metric
     panels = [("validation loss", curves(comparison, "validation_loss"))]
     if found:
         whose = "variant less base" if found[0].variant.base else "less the first named"
         heading = f"test {plain(metric.name)}: {whose}"
         panels.append((heading, differences(comparison, found)))
-    return picture(panels)
+    return picture([*panels, *more])
 
 
 def has_bands(comparison: Comparison) -> bool:
@@ -89,8 +96,11 @@ def has_bands(comparison: Comparison) -> bool:
     return len(comparison.results) <= MOST_BANDS
 
 
-def curves(comparison: Comparison, quantity: str) -> Draw:
-    """One of a run's curves by step: the median over the seeds and the middle four fifths."""
+def curves(comparison: Comparison, quantity: str, less: float = 0.0) -> Draw:
+    """One of a run's curves by step: the median over the seeds and the middle four fifths.
+
+    ``less`` is taken off all values.
+    """
     look = looks(comparison)
 
     def draw(axes: Axes) -> None:
@@ -100,7 +110,7 @@ def curves(comparison: Comparison, quantity: str) -> Draw:
             if not len(rows):
                 continue
             mine = look[each.spec.name]
-            low, middle, high = np.quantile(rows, (LOW, 0.5, HIGH), axis=0)
+            low, middle, high = np.quantile(rows, (LOW, 0.5, HIGH), axis=0) - less
             strength = 0.2 if mine.filled else 0.09  # so that a base and its variant stay apart
             if has_bands(comparison):
                 axes.fill_between(steps, low, high, color=mine.colour, alpha=strength, linewidth=0)

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from gradmem.lab.compare import Comparison, Evaluated
 from gradmem.lab.origin import Origin
@@ -19,6 +20,9 @@ from gradmem.lab.score import (
 )
 from gradmem.lab.statistics import Estimate
 from gradmem.lab.tasks.base import Metric
+
+if TYPE_CHECKING:
+    from gradmem.lab.bound.beside import Beside
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,13 @@ class Findings:
     def verdicts(self) -> list[str]:
         """One sentence for each pair."""
         return [verdict(found, self.metric) for found in self.differences] or [self.headline]
+
+    @cached_property
+    def theorem(self) -> "Beside | None":
+        """What the convergence theorem says of the settings; takes some seconds where it does."""
+        from gradmem.lab.bound.beside import beside  # which is said with tables of this module
+
+        return beside(self.comparison)
 
 
 def findings(comparison: Comparison, origin: Origin | None = None) -> Findings:

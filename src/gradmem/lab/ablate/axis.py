@@ -1,44 +1,24 @@
 """The axes of an ablation: what can be varied, the values each has, and which are refused."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import (
-    Any,
-    Literal,
-    Protocol,
-    TypeAlias,
-    get_args,
-    get_origin,
-    get_type_hints,
-    runtime_checkable,
-)
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import gradmem
 from gradmem.lab.config import parse_settings
-from gradmem.lab.errors import ConfigError, hint
+from gradmem.lab.errors import ConfigError, LabError, hint
+from gradmem.lab.tasks import TASKS
 from gradmem.lab.tasks.base import Task
+from gradmem.lab.tasks.varied import Range, Variation, Varied, checked
 
 Value: TypeAlias = int | float | str | None
 Point: TypeAlias = Mapping[str, Value]  # a value for each axis, by its name
 
 MOST_AXES = 2
+OWN_NAME = re.compile(r"[A-Za-z][\w-]*")  # of a task's axis: part of file and cell names
 NONE = "none"  # how no value is typed, and kept in a file
-
-
-@runtime_checkable
-class Deep(Protocol):
-    """A task whose model can be made with other numbers of layers.
-
-    The task at its own depth has its own name; at another, a name that says so.
-    """
-
-    @property
-    def depths(self) -> tuple[int, ...]:
-        """The depths it can be had at."""
-
-    def at_depth(self, depth: int) -> Task:
-        """The same task with a model of this depth."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +26,7 @@ class Axis:
     """What is varied.
 
     Args:
-        name: of the axis; an option of a memory, or ``batch`` or ``depth``.
+        name: of the axis; an option of a memory, ``batch``, or one of the task's own.
         values: what it is set to, in the order of the report.
         ordered: whether neighbours are nearer to each other than others are.
     """
@@ -80,11 +60,10 @@ AXES: Mapping[str, Axis] = MappingProxyType(
             Axis("max_age", (5, 10, 20, 50, None)),
             Axis("kappa", (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0)),
             Axis("batch", (1, 2, 5, 10, 20)),  # capacities C: batches are (C + 1) times as large
-            Axis("depth", ()),  # the task says which there are
         )
     }
-)
-OF_A_MEMORY = tuple(name for name in AXES if name not in ("batch", "depth"))
+)  # those of every task; a task may have others of its own
+OF_A_MEMORY = tuple(name for name in AXES if name != "batch")
 
 
 def get_axes(
@@ -95,25 +74,70 @@ def get_axes(
     Raises:
         ConfigError: a name or a value is none, or they do not go together.
     """
-    _check_names(names)
+    own = _own(task)
+    _check_names(names, own, task)
     for name in values:
         if name not in names:
             raise ConfigError(
                 f"--values names {name!r}, which is no axis of this ablation; its axes are "
                 f"{', '.join(names)}"
             )
-    return tuple(_axis(AXES[name], values.get(name), task) for name in names)
+    return tuple(
+        _own_axis(name, own[name], values.get(name), task)
+        if name in own
+        else _axis(AXES[name], values.get(name), task)
+        for name in names
+    )
 
 
-def _check_names(names: Sequence[str]) -> None:
+def at(task: Task, where: Point) -> Task:
+    """The task at these values of its own axes; itself without any.
+
+    Raises:
+        ConfigError: it refuses them.
+    """
+    if not where:
+        return task
+    assert isinstance(task, Varied)
+    try:
+        return task.at(**{name.replace("-", "_"): value for name, value in where.items()})
+    except LabError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{task.name} cannot be had at {say(where)}: {error}") from error
+
+
+def say(where: Point) -> str:
+    """Values of axes in words.
+
+    >>> say({"depth": 2, "label-noise": 0.5})
+    'depth 2, label-noise 0.5'
+    """
+    return ", ".join(f"{name} {show(value)}" for name, value in where.items())
+
+
+def _own(task: Task) -> Mapping[str, Variation]:
+    """The axes of the task's own."""
+    own = task.variations if isinstance(task, Varied) else {}
+    for name in own:
+        if name in AXES or not OWN_NAME.fullmatch(name):
+            raise ConfigError(
+                f"the task {task.name} has an axis {name!r} of its own; the name must be letters, "
+                f"digits and - _ alone, and none of {', '.join(AXES)}"
+            )
+    return own
+
+
+def _check_names(names: Sequence[str], own: Mapping[str, Variation], task: Task) -> None:
+    known = [*AXES, *own]
     for name in names:
-        if name not in AXES:
-            raise ConfigError(f"unknown axis {name!r}; {hint(name, AXES)}")
+        if name not in known:
+            raise ConfigError(_unknown(name, known, task))
     if not 1 <= len(names) <= MOST_AXES:
         named = f" ({', '.join(names)})" if names else ""
         raise ConfigError(
             f"an ablation has one axis or {MOST_AXES}, got {len(names)}{named}; choose from: "
-            + ", ".join(AXES)
+            + ", ".join(known)
         )
     if len(set(names)) < len(names):
         raise ConfigError(f"the axis {names[0]!r} is named twice")
@@ -124,34 +148,45 @@ def _check_names(names: Sequence[str]) -> None:
         )
 
 
+def _unknown(name: str, known: Sequence[str], task: Task) -> str:
+    """What to say of a name that is no axis of the task."""
+    having = [other for other, kind in TASKS.items() if name in getattr(kind, "variations", ())]
+    if having:
+        return (
+            f"the task {task.name} has no axis {name}, which {', '.join(having)} have; a task has "
+            "it that says so in its `variations` and makes itself `at` a value"
+        )
+    return f"unknown axis {name!r}; {hint(name, known)}"
+
+
 def _axis(axis: Axis, wanted: Sequence[Any] | None, task: Task) -> Axis:
-    if axis.name == "depth":
-        return Axis(axis.name, _depths(wanted, task))
     if axis.name == "batch":
         _check_batches(task)
     values = tuple(check(axis.name, value) for value in (axis.values if wanted is None else wanted))
-    if not values:
-        raise ConfigError(f"--values {axis.name} needs a value at least")
-    if len(set(values)) < len(values):
-        raise ConfigError(f"--values {axis.name} has a value twice: {show_all(values)}")
+    _check_values(axis.name, values)
     return Axis(axis.name, values, axis.ordered)
 
 
-def _depths(wanted: Sequence[Any] | None, task: Task) -> tuple[int, ...]:
-    if not isinstance(task, Deep):
-        raise ConfigError(
-            f"the task {task.name} has no axis depth: its model is of one depth. A task has it "
-            "that says which `depths` there are and makes itself `at_depth(n)`; python-text does"
+def _own_axis(name: str, variation: Variation, wanted: Sequence[Any] | None, task: Task) -> Axis:
+    """An axis of the task's, whose values it says itself."""
+    usual = variation.values if isinstance(variation, Range) else variation
+    try:
+        values = tuple(
+            checked(name, variation, each) for each in (usual if wanted is None else wanted)
         )
-    depths = task.depths if wanted is None else tuple(wanted)
-    for depth in depths:
-        if depth not in task.depths or isinstance(depth, bool):
-            raise ConfigError(
-                f"depth must be one of {show_all(task.depths)} on {task.name}, not {depth!r}"
-            )
-    if not depths or len(set(depths)) < len(depths):
-        raise ConfigError(f"--values depth needs each value once, not {show_all(depths)}")
-    return depths
+    except ValueError as error:
+        raise ConfigError(f"{error} (the task {task.name})") from None
+    _check_values(name, values)
+    for value in values:
+        at(task, {name: value})
+    return Axis(name, values, ordered=not any(isinstance(value, str) for value in values))
+
+
+def _check_values(name: str, values: Sequence[Value]) -> None:
+    if not values:
+        raise ConfigError(f"--values {name} needs a value at least")
+    if len(set(map(show, values))) < len(values):  # cells are known by what is shown
+        raise ConfigError(f"--values {name} has a value twice: {show_all(values)}")
 
 
 def _check_batches(task: Task) -> None:

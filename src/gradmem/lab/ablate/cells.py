@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 import gradmem
-from gradmem.lab.ablate.axis import OF_A_MEMORY, Axis, Point, Value, check, show
+from gradmem.lab.ablate.axis import OF_A_MEMORY, Axis, Point, check, show
 from gradmem.lab.errors import ConfigError, hint
 from gradmem.lab.optimizers import OPTIMIZERS, Choice, Options, Spec, get_optimizers
 
@@ -92,7 +92,7 @@ def points(axes: Sequence[Axis]) -> Iterator[Point]:
         yield dict(zip(names, values, strict=True))
 
 
-def base_cell(entrant: Entrant, **where: Value) -> CellSpec:
+def base_cell(entrant: Entrant, where: Point) -> CellSpec:
     """The base alone; ``where`` is what sets it apart from the same base in other places."""
     return _cell(entrant.base, entrant, where, entrant.base.space)
 

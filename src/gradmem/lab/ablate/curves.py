@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from matplotlib.axes import Axes
 
-from gradmem.lab.ablate.axis import Axis, show
+from gradmem.lab.ablate.axis import AXES, Axis, show
 from gradmem.lab.ablate.findings import Findings, edges
 from gradmem.lab.ablate.plan import LARGER
 from gradmem.lab.axes import plain
@@ -49,10 +49,17 @@ def looks(found: Findings) -> dict[str, Look]:
 
 
 def curves(found: Findings) -> list[Panel]:
-    """Differences, and the learning rates that were chosen."""
+    """Differences, scores where each value has a base of its own, and the learning rates chosen."""
     metric = found.metric
     which = "up" if metric.higher_is_better else "down"
-    better = which if found.ablation.axes[0].ordered else {"up": "right", "down": "left"}[which]
+    axis = found.ablation.axes[0]
+    scores = (
+        f"test {plain(metric.name)}",
+        _scores(found),
+        "Mean over the seeds with its interval. Dashed and hollow: the base, tuned afresh at every "
+        "value like the memory.",
+    )
+    better = which if axis.ordered else {"up": "right", "down": "left"}[which]
     return [
         (
             _heading(found),
@@ -62,6 +69,7 @@ def curves(found: Findings) -> list[Panel]:
             "hollow dot does not. The cross is the base itself. What lies far off is named at "
             "the edge.",
         ),
+        *([scores] if _bases_vary(axis) else []),
         (
             "learning rate chosen",
             _rates(found),
@@ -132,6 +140,40 @@ def _label(found: Findings) -> str:
     return f"difference in test {plain(metric.name)}" + (f", {plain(unit)}" if unit else "")
 
 
+def _bases_vary(axis: Axis) -> bool:
+    """Whether every value has a base of its own, as those of a task's own axis have."""
+    return axis.name not in AXES
+
+
+def _scores(found: Findings) -> Draw:
+    axis, metric, look = found.ablation.axes[0], found.metric, looks(found)
+
+    def draw(axes: Axes) -> None:
+        place = _Places(axes, axis)
+        for series in found.ablation.series:
+            cells = found.of_series(series)
+            _score_curve(place, found, [each.against for each in cells], look[series], base=True)
+            _score_curve(place, found, [each.entrant for each in cells], look[series], base=False)
+        unit = f", {plain(metric.unit)}" if metric.unit else ""
+        place.finish(f"test {plain(metric.name)}{unit}")
+        _legend(axes, look)
+
+    return draw
+
+
+def _score_curve(
+    place: "_Places", found: Findings, names: Sequence[str], look: Look, *, base: bool
+) -> None:
+    scale = found.metric.scale
+    tests = [(i + look.shift, found.scores[name].test) for i, name in enumerate(names)]
+    known = [(at, each) for at, each in tests if math.isfinite(each.mean)]
+    for at, each in known:
+        place.interval(at, each, scale, look.colour)
+        place.dot(at, scale * each.mean, "o", look.colour, hollow=base)
+    if found.ablation.axes[0].ordered:
+        place.line([(at, scale * each.mean) for at, each in known], look.colour, dashed=base)
+
+
 def _rates(found: Findings) -> Draw:
     axis, look = found.ablation.axes[0], looks(found)
 
@@ -151,9 +193,14 @@ def _rates(found: Findings) -> Draw:
                 place.dot(i + mine.shift, lr, "o" if hollow else "D", mine.colour, hollow=hollow)
             if axis.ordered:
                 place.line(middles, mine.colour, dashed=not mine.solid)
-            base = found.outcomes.by_name[found.of_series(series)[0].against]
-            if "lr" in base.options and axis.name != "depth":
-                place.level(base.options["lr"], mine.colour, dashed=True)
+            bases = [found.outcomes.by_name[cell.against] for cell in found.of_series(series)]
+            if "lr" not in bases[0].options:
+                continue
+            if not _bases_vary(axis):
+                place.level(bases[0].options["lr"], mine.colour, dashed=True)
+            elif axis.ordered:
+                line = [(i + mine.shift, base.options["lr"]) for i, base in enumerate(bases)]
+                place.line(line, mine.colour, dashed=True)
         place.finish("learning rate")
         place.logarithmic(spaces)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gradmem.lab import score
+from gradmem.lab.ablate.axis import AXES, Point
 from gradmem.lab.ablate.plan import Ablation, Cell
 from gradmem.lab.ablate.runs import Outcomes
 from gradmem.lab.compare import Comparison, Evaluated, Plan
@@ -45,6 +46,11 @@ class Findings:
     def bases(self) -> tuple[str, ...]:
         """The names of the bases that cells are compared with, once each."""
         return tuple(dict.fromkeys(cell.against for cell in self.ablation.cells))
+
+    def base_at(self, base: str) -> Point:
+        """Where a base is: its values on the task's own axes, which alone set it apart."""
+        cell = next(each for each in self.ablation.cells if each.against == base)
+        return {name: value for name, value in cell.at.items() if name not in AXES}
 
     def of_series(self, series: str) -> list[Cell]:
         """The cells of one curve or map."""
@@ -101,14 +107,15 @@ def title(found: Findings) -> str:
     """The report's heading."""
     names = " and ".join(axis.name for axis in found.ablation.axes)
     labels = ", ".join(each.variant.label for each in found.ablation.entrants)
-    return f"{labels} on {found.ablation.plan.task.name}, by {names}"
+    return f"{labels} on {found.ablation.task.name}, by {names}"
 
 
 def subtitle(found: Findings) -> str:
     """The size of the ablation, in a line."""
     plan, seeds = found.ablation.plan, found.outcomes.seeds
+    settings = f"{len(found.outcomes.by_name)} settings, each tuned afresh in"
     return (
-        f"{plan.task.title} · {len(found.outcomes.by_name)} settings, each tuned afresh in "
+        f"{found.ablation.task.title} · {settings} "
         f"{plan.trials} trial{'s' * (plan.trials > 1)}, then {seeds} fresh seed"
         f"{'s' * (seeds > 1)}"
     )

@@ -138,7 +138,7 @@ def method_sentences(found: Findings) -> list[str]:
         for entrant in {each.base.name: each for each in ablation.entrants}.values()
     )
     return [
-        f"Task: {plan.task.title}. {plan.epochs} epochs, batches of {plan.examples_a_step}, "
+        f"Task: {ablation.task.title}. {plan.epochs} epochs, batches of {plan.examples_a_step}, "
         "constant learning rate, but where a row says otherwise.",
         f"Held fixed: {held}.",
         f"Every base and every cell is tuned afresh in {plan.trials} quasi-random trials, and at "
@@ -178,7 +178,8 @@ def as_csv(found: Findings) -> str:
     writer.writeheader()
     for name in found.bases:
         own = found.outcomes.by_name[name]
-        writer.writerow({"optimizer": own.spec.label, **_numbers(found, own)})
+        at = {axis: show(value) for axis, value in found.base_at(name).items()}
+        writer.writerow({"optimizer": own.spec.label, **at, **_numbers(found, own)})
     for cell in found.ablation.cells:
         at = {name: show(value) for name, value in cell.at.items()}
         own = found.evaluated(cell)

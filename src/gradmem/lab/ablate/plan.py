@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from gradmem.lab.ablate.axis import OF_A_MEMORY, Axis, Deep, Point, Value, get_axes
+from gradmem.lab.ablate.axis import AXES, Axis, Point, Value, at, get_axes, say
 from gradmem.lab.ablate.cells import (
     CellSpec,
     Entrant,
@@ -18,6 +18,7 @@ from gradmem.lab.ablate.cells import (
 )
 from gradmem.lab.ablate.config import AblateConfig
 from gradmem.lab.compare import Plan
+from gradmem.lab.errors import ConfigError
 from gradmem.lab.optimizers import Options, Spec
 from gradmem.lab.run import Purpose, RunConfig
 from gradmem.lab.search import SearchPlan
@@ -78,6 +79,7 @@ class Ablation:
     """Everything that is run, and what is compared.
 
     Args:
+        task: as it is by itself, where an axis is one of its own.
         axes: one or two.
         entrants: the optimizers, each beside its base.
         held: the memory's options that are no axis.
@@ -86,6 +88,7 @@ class Ablation:
         controls: pairs of names, second less first, that are a question of their own.
     """
 
+    task: Task
     axes: tuple[Axis, ...]
     entrants: tuple[Entrant, ...]
     held: Held
@@ -139,34 +142,41 @@ def prepare(config: AblateConfig) -> Ablation:
 def _grid(
     axes: tuple[Axis, ...], entrants: tuple[Entrant, ...], held: Held, plan: CellPlan
 ) -> Ablation:
-    """The options of the memory, and the depth of the model: a part for each depth."""
-    specs: dict[Value, dict[str, Spec]] = {}
+    """The options of the memory, and the task's own axes: a part for each of their points."""
+    specs: dict[tuple[tuple[str, Value], ...], dict[str, Spec]] = {}
     cells = []
     for entrant in entrants:
         for point in points(axes):
-            where = {name: value for name, value in point.items() if name not in OF_A_MEMORY}
-            base = base_cell(entrant, **where)
+            where = {name: value for name, value in point.items() if name not in AXES}
+            base = base_cell(entrant, where)
             off = is_off({**held, **point})
             own = base if off else memory_cell(entrant, point, held)
-            specs.setdefault(where.get("depth"), {}).update({base.name: base, own.name: own})
+            specs.setdefault(tuple(where.items()), {}).update({base.name: base, own.name: own})
             cells.append(
                 Cell(entrant.variant.label, point, own.name, base.name, entrant.base.label)
             )
     parts = [
         Part(
-            replace(plan, task=_at(plan.task, depth), optimizers=tuple(those.values())),
-            "" if depth is None else f"depth {depth}",
+            replace(plan, task=at(plan.task, dict(where)), optimizers=tuple(those.values())),
+            say(dict(where)),
         )
-        for depth, those in specs.items()
+        for where, those in specs.items()
     ]
-    return Ablation(axes, entrants, held, tuple(parts), tuple(cells))
+    _check_task_names(parts)
+    return Ablation(plan.task, axes, entrants, held, tuple(parts), tuple(cells))
 
 
-def _at(task: Task, depth: Value) -> Task:
-    if not isinstance(depth, int):
-        return task
-    assert isinstance(task, Deep)
-    return task.at_depth(depth)
+def _check_task_names(parts: Sequence[Part]) -> None:
+    """ConfigError if two points have tasks of one name: each would be given the other's runs."""
+    known: dict[str, str] = {}
+    for part in parts:
+        name = part.plan.task.name
+        if name in known:
+            raise ConfigError(
+                f"the task is called {name} both at {known[name]} and at {part.name}, and runs are "
+                "known by that: let its name say where it is"
+            )
+        known[name] = part.name
 
 
 def _batches(
@@ -179,7 +189,7 @@ def _batches(
     own: dict[str, Spec] = {}
     cells, controls, parts = [], [], []
     for entrant in entrants:
-        base = base_cell(entrant)
+        base = base_cell(entrant, {})
         variants = {
             count: memory_cell(entrant, {"capacity": count}, held) for count in axes[0].values
         }
@@ -205,7 +215,7 @@ def _batches(
             ]
     first = replace(plan, optimizers=tuple(own.values()))
     return Ablation(
-        *(axes, entrants, held, (Part(first, _say(first, "the memory")), *parts)),
+        *(plan.task, axes, entrants, held, (Part(first, _say(first, "the memory")), *parts)),
         *(tuple(cells), tuple(controls)),
     )
 
@@ -229,7 +239,7 @@ def steps_of(plan: Plan) -> int:
 
 
 def _enlarged(entrant: Entrant, plan: Plan, way: str) -> CellSpec:
-    spec = base_cell(entrant, batch=plan.examples_a_step)
+    spec = base_cell(entrant, {"batch": plan.examples_a_step})
     if way == EXAMPLES:
         return spec
     said = f"epochs={plan.epochs}"

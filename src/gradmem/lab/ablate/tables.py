@@ -46,8 +46,9 @@ def _short_row(found: Findings, name: str) -> tuple[str, ...]:
 
 def _base_row(found: Findings, name: str) -> tuple[str, ...]:
     each = found.outcomes.by_name[name]
-    blanks = ("-",) * len(found.ablation.axes)
-    return (each.spec.label, *blanks, rate(each), _test(found, name), "-", "the base")
+    at = found.base_at(name)
+    values = [show(at[axis.name]) if axis.name in at else "-" for axis in found.ablation.axes]
+    return (each.spec.label, *values, rate(each), _test(found, name), "-", "the base")
 
 
 def _cell_row(found: Findings, cell: Cell) -> tuple[str, ...]:

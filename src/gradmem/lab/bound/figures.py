@@ -1,5 +1,7 @@
 """The figures of the bound and of the noise floor, in the lab's look."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "greedy": {"color": HUES["adamw"], "linewidth": 1.5},
 }
 METHOD_COLOURS = dict(zip(METHODS, (HUES["sgd"], HUES["adam"], HUES["adamw"]), strict=True))
+DOTS: dict[str, Any] = {"linewidth": 2, "linestyle": (0, (1, 1.5))}
 POINTS = 400  # a line of more steps than this is thinned out
 
 
@@ -39,6 +42,44 @@ def gaps(found: Findings) -> Draw:
             finite = seen[np.isfinite(seen)]
             if finite.size:
                 ends.append((run.label, LOOKS[run.kind]["color"], float(finite[-1])))
+        _decades(axes)
+        _steps_axis(axes)
+        name_ends(axes, ends)
+
+    return draw
+
+
+@dataclass(frozen=True)
+class Line:
+    """A run of which the gaps are drawn, and how."""
+
+    found: Findings
+    label: str
+    style: dict[str, Any]
+
+    @property
+    def colour(self) -> str:
+        """Of the line and its name."""
+        return str(self.style["color"])
+
+
+def gaps_and_bounds(lines: Sequence[Line]) -> Draw:
+    """The gaps of several settings' runs, each with its bound as dots where it is a promise."""
+
+    def draw(axes: Axes) -> None:
+        ends = []
+        for line in lines:
+            found = line.found
+            steps = np.unique(np.linspace(0, found.steps, POINTS).round().astype(int))
+            gaps = found.runs[0].gaps
+            seen = np.where(gaps > found.problem.resolution, gaps, np.nan)[steps]
+            axes.plot(steps, seen, **line.style)
+            finite = seen[np.isfinite(seen)]
+            if finite.size:
+                ends.append((line.label, line.colour, float(finite[-1])))
+            if found.promise.applies and found.bound is not None:
+                axes.plot(steps, found.bound[steps], color=line.colour, **DOTS)
+                ends.append((f"{line.label}: bound", line.colour, float(found.bound[-1])))
         _decades(axes)
         _steps_axis(axes)
         name_ends(axes, ends)

@@ -8,11 +8,9 @@ import numpy as np
 
 from gradmem.lab.bound.noise import BACKGROUND, METHODS, PUSH, RARITY, RATES, Level, NoisePlan
 from gradmem.lab.bound.plan import THOUSANDTH, Guarantee, Plan
-from gradmem.lab.bound.problems import Array, Problem, Quadratic
+from gradmem.lab.bound.problems import RESOLVED, Array, Problem, Quadratic
 from gradmem.lab.bound.simulate import Run
 from gradmem.lab.findings import Table
-
-RESOLVED = 1000  # a bound this many times the resolution can be compared with a gap
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def verdicts(found: Findings) -> list[str]:
     held = [found.holds(run) for run in found.runs]
     return [
         f"Guaranteed ({constants}): at step {promise.step:.4g} the gap f(x) - f* falls at least by "
-        f"the factor {_factor(promise)} a step, a thousandfold within "
+        f"the factor {factor(promise)} a step, a thousandfold within "
         f"{promise.steps_to_thousandth:,} steps, {_freedom(promise)}.",
         f"All {len(held)} runs kept within the bound at each of {found.steps:,} steps."
         if all(held)
@@ -91,7 +89,7 @@ def _freedom(promise: Guarantee) -> str:
     return f"whichever gradients up to {promise.age_limit} steps old are used"
 
 
-def _factor(promise: Guarantee) -> str:
+def factor(promise: Guarantee) -> str:
     """The rate, with two digits of what it lacks to one."""
     lack = promise.step * promise.w_min * promise.strong_convexity
     digits = max(2, 1 - int(np.floor(np.log10(lack)))) if lack > 0 else 2

@@ -90,7 +90,8 @@ class Guarantee:
         age_limit: tau, or None if there is none.
         unmet: why the theorem does not apply, a sentence a reason; empty if it does.
         adversaries: everything but the step is as the theorem wants it, so it covers any selection.
-        drawable: the formula can be drawn, be it a promise or not: nothing diverges without delay.
+        drawable: the formula can be drawn, be it a promise or not: nothing diverges without delay,
+            and its rate is not negative.
     """
 
     step: float
@@ -132,7 +133,12 @@ class Guarantee:
 
 def guarantee(problem: Problem, plan: Plan) -> Guarantee:
     """Choose the step and see whether the theorem covers the setting."""
-    smoothness, strong_convexity = problem.constants
+    return guarantee_for(problem.constants, plan)
+
+
+def guarantee_for(constants: tuple[float, float], plan: Plan) -> Guarantee:
+    """The same for a function of which L and mu are known, and nothing else."""
+    smoothness, strong_convexity = constants
     w_min, w_max = convergence.weight_range(plan.aggregate, plan.kappa, plan.capacity)
     limit = plan.age_limit
     unmet = convergence.unmet_assumptions(
@@ -170,7 +176,10 @@ def guarantee(problem: Problem, plan: Plan) -> Guarantee:
         age_limit=limit,
         unmet=tuple(unmet),
         adversaries=sound and limit is not None and limit > 0,
-        drawable=plan.optimizer == "sgd_c" and w_min > 0 and step * w_max * smoothness < 2,
+        drawable=plan.optimizer == "sgd_c"
+        and w_min > 0
+        and step * w_max * smoothness < 2
+        and step * w_min * strong_convexity <= 1,
     )
 
 

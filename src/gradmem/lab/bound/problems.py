@@ -7,7 +7,7 @@ x; a move along a known direction then costs no product with A.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ Matrix: TypeAlias = Any  # an Array or a scipy.sparse matrix
 DENSE_EIGENVALUES = 1000  # up to this dimension all eigenvalues are computed, beyond only the ends
 LARGEST_DIMENSION = 200_000
 EPSILON = float(np.finfo(np.float64).eps)
+RESOLVED = 1000  # what is this many times a problem's resolution can be compared with a gap
 
 
 @dataclass(frozen=True)
@@ -82,26 +83,36 @@ class Problem(ABC):
 
     def values(self, points: Array, images: Array) -> Array:
         """f at each of several points, the rows, given their images."""
-        penalties: Array = 0.5 * self.l2 * (points * points).sum(axis=1)
+        shrunk = self._shrunk(points)
+        penalties: Array = 0.5 * self.l2 * (shrunk * shrunk).sum(axis=1)
         return self._loss(images) + penalties
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """f(x) and its gradient."""
         image = self.image(x)
-        gradient: Array = self.matrix.T @ self._slope(image) + self.l2 * x
+        gradient: Array = self.matrix.T @ self._slope(image) + self.l2 * self._shrunk(x)
         return float(self.values(x[None], image[None])[0]), gradient
 
     def curvature_times(self, x: Array, vector: Array) -> Array:
         """The Hessian at x times a vector."""
         bent = self._curvature(self.image(x)) * self.image(vector)
-        product: Array = self.matrix.T @ bent + self.l2 * vector
+        product: Array = self.matrix.T @ bent + self.l2 * self._shrunk(vector)
         return product
+
+    def _shrunk(self, points: Array) -> Array:
+        """What of a point, or of each row of several, the penalty acts on: all of it."""
+        return points
+
+    def _curved_at_least(self, x: Array) -> float:  # noqa: ARG002
+        """A lower bound of the curvature between x, close to the minimum, and the minimum."""
+        return self.strong_convexity
 
     @cached_property
     def minimum(self) -> Minimum:
         """x* by a trust region with conjugate gradients, then Newton's method to the last digits.
 
-        Strong convexity bounds what is left: f(x) - f* <= |grad f(x)|^2 / (2 mu).
+        The least curvature on the way, mu or more, bounds what is left:
+        f(x) - f* <= |grad f(x)|^2 / (2 mu).
         """
         found = minimize(
             self.value_and_gradient,
@@ -113,7 +124,8 @@ class Problem(ABC):
         )
         point = self._polished(np.asarray(found.x))
         value, gradient = self.value_and_gradient(point)
-        return Minimum(point, value, float(gradient @ gradient) / (2 * self.strong_convexity))
+        accuracy = float(gradient @ gradient) / (2 * self._curved_at_least(point))
+        return Minimum(point, value, accuracy)
 
     def _polished(self, x: Array) -> Array:
         """Newton steps for as long as the gradient becomes smaller."""
@@ -133,11 +145,15 @@ class Problem(ABC):
             hessian = LinearOperator((x.size, x.size), matvec=product, dtype=float)
             found: Array = cg(hessian, gradient, rtol=1e-6, maxiter=10 * x.size)[0]
             return found
-        bent = sparse.diags_array(self._curvature(self.image(x))) @ self.matrix
-        move: Array = solve(
-            _dense(self.matrix.T @ bent) + self.l2 * np.eye(x.size), gradient, assume_a="pos"
-        )
+        move: Array = solve(self._hessian(x), gradient, assume_a="pos")
         return move
+
+    def _hessian(self, x: Array) -> Array:
+        """All second derivatives at x, where they are few."""
+        bent = sparse.diags_array(self._curvature(self.image(x))) @ self.matrix
+        penalty = np.diag(self._shrunk(np.full(x.size, self.l2)))
+        hessian: Array = _dense(self.matrix.T @ bent) + penalty
+        return hessian
 
     @cached_property
     def resolution(self) -> float:
@@ -228,6 +244,46 @@ class Logistic(Problem):
         """lambda_max(A' A) / (4 n) + l2, since no logistic loss curves by more than 1/4; and l2."""
         largest, _ = extreme_eigenvalues(self.matrix, smallest=False)
         return largest / (4 * self.examples) + self.l2, self.l2
+
+
+@dataclass(frozen=True)
+class FreeIntercept(Logistic):
+    """The same, but the penalty leaves out the last number of a point, the intercept.
+
+    No mu can be told beforehand: far out the logistic losses are flat along the intercept. So
+    ``strong_convexity`` is 0, of which the theorem makes nothing; see `simulate.Run.pl`.
+    """
+
+    def _shrunk(self, points: Array) -> Array:
+        shrunk = points.copy()
+        shrunk[..., -1] = 0.0
+        return shrunk
+
+    def _curved_at_least(self, x: Array) -> float:
+        """Half of the least curvature at x: within a step of Newton's it changes by less."""
+        if x.size <= DENSE_EIGENVALUES:
+            least = np.linalg.eigvalsh(self._hessian(x))[0]
+        else:
+            product = partial(self.curvature_times, x)
+            hessian = LinearOperator((x.size, x.size), matvec=product, dtype=float)
+            least = eigsh(hessian, k=1, which="SA", return_eigenvectors=False)[0]
+        return float(least) / 2
+
+    @cached_property
+    def constants(self) -> tuple[float, float]:
+        """L as with the penalty on all; 0 for mu."""
+        return super().constants[0], 0.0
+
+
+@runtime_checkable
+class HasProblem(Protocol):
+    """A task of the lab whose runs minimise such a function."""
+
+    def missing(self) -> str | None:
+        """A sentence if the task's files are not there."""
+
+    def convex_problem(self) -> Logistic | None:
+        """What the runs minimise, with all training examples; None if there is none after all."""
 
 
 def extreme_eigenvalues(matrix: Matrix, *, smallest: bool = True) -> tuple[float, float]:

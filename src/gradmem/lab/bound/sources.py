@@ -1,4 +1,4 @@
-"""The problems by name: a random quadratic, two bundled data sets, any LIBSVM file."""
+"""The problems by name: a random quadratic, two bundled data sets, any LIBSVM file, some tasks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +7,19 @@ import numpy as np
 from scipy import sparse
 from scipy.stats import ortho_group
 
-from gradmem.lab.bound.problems import Array, Logistic, Matrix, Problem, Quadratic
+from gradmem.lab.bound.problems import (
+    Array,
+    FreeIntercept,
+    HasProblem,
+    Logistic,
+    Matrix,
+    Problem,
+    Quadratic,
+)
 from gradmem.lab.data import libsvm
 from gradmem.lab.data.paths import data_folder
+from gradmem.lab.tasks import TASKS, get_task
+from gradmem.lab.tasks.loading import LIBSVM
 
 DIMENSION, CONDITION, L2 = 30, 50.0, 0.1
 LARGEST_QUADRATIC = 2000
@@ -45,6 +55,9 @@ def make(source: Source) -> Problem:
     if source.name in ("breast-cancer", "digits"):
         _refuse(source, "data")
         return _bundled(source, l2)
+    if source.name in TASKS or source.name.startswith(LIBSVM):
+        _refuse(source, "l2", "standardise")
+        return _of_task(source)
     path = libsvm.find_file(source.name, data_folder(source.data))
     examples = libsvm.read(path)
     labels = libsvm.signs(examples.labels, str(path))
@@ -103,6 +116,22 @@ def _bundled(source: Source, l2: float) -> Logistic:
         title, labels = "scikit-learn breast cancer", np.where(kind == 1, 1.0, -1.0)
     standardise = source.standardise is not False
     return logistic(source.name, title, features, labels, l2, standardise)
+
+
+def _of_task(source: Source) -> Logistic:
+    """What the runs of a task minimise, if its mu is known beforehand."""
+    task = get_task(source.name, source.data)
+    if isinstance(task, HasProblem):
+        if sentence := task.missing():
+            raise FileNotFoundError(sentence)
+        problem = task.convex_problem()
+        if problem is not None and not isinstance(problem, FreeIntercept):
+            return problem
+    raise ValueError(
+        f"the loss of the task {source.name!r} has no mu that is known beforehand. It has to be a "
+        "logistic regression of two classes whose penalty acts on the intercept too, as that of "
+        "`gradmem bound libsvm:FILE`; `gradmem bound FILE` is one without an intercept"
+    )
 
 
 def _standardised(name: str, features: Matrix) -> Array:

@@ -22,8 +22,8 @@ def ablate(
     axes: Annotated[
         list[str] | None,
         typer.Argument(
-            help="One or two of capacity, decay, aggregate, policy, scope, max_age, kappa, depth; "
-            "or batch alone.",
+            help="One or two of capacity, decay, aggregate, policy, scope, max_age, kappa, and the "
+            "task's own: depth, label-noise, separation, minority; or batch alone.",
             show_default=False,
         ),
     ] = None,
@@ -66,8 +66,9 @@ def ablate(
 ) -> None:
     """Set one or two options of a memory to every value, tune each afresh, compare with the base.
 
-    `gradmem ablate digits kappa`, or `digits capacity decay` for a map. Every value has the same
-    trials as the base, at the same learning rates. Finished runs are kept: the same command again,
+    `gradmem ablate digits kappa`, or `digits capacity decay` for a map, or `generated-mlp
+    label-noise` for what changes the task. Every value has the same trials as the base, at the same
+    learning rates. Finished runs are kept: the same command again,
     after an interruption too, repeats none.
     """
     given = dict(locals())

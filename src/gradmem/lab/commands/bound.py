@@ -23,7 +23,8 @@ def bound(
     problem: Annotated[
         str,
         typer.Argument(
-            help="quadratic, breast-cancer, digits, noise, or a LIBSVM data set: a path or a name."
+            help="quadratic, breast-cancer, digits, noise, or a LIBSVM data set: a path or a name; "
+            "libsvm:FILE for what `gradmem compare` minimises on it."
         ),
     ],
     optimizer: Annotated[str, typer.Option(help="sgd_c, or one the theorem leaves out.")] = "sgd_c",

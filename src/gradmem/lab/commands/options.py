@@ -29,7 +29,9 @@ def told(help_text: str, default: str, *names: str) -> Any:
 TaskName = Annotated[
     str | None,
     typer.Argument(
-        help="A task of `gradmem tasks`, or your own: module:attribute.", show_default=False
+        help="A task of `gradmem tasks`, or your own: module:attribute, file.csv:column, "
+        "libsvm:file.",
+        show_default=False,
     ),
 ]
 ConfigFile = Annotated[

@@ -8,9 +8,9 @@ from gradmem.lab.findings import Findings
 
 def inspect_commands(found: Findings) -> str:
     """For each memory one command that records it by step, at the setting that was chosen."""
-    task = found.comparison.plan.task.name
+    task = found.comparison.plan.task
     return "\n".join(
-        _inspect(task, each)
+        _inspect(task.asked or task.name, each)
         for each in found.comparison.results
         if each.runs and each.runs[0].memory
     )

@@ -8,7 +8,7 @@ from gradmem.lab.findings import (
     title,
 )
 from gradmem.lab.markup import markdown_table, markdown_text
-from gradmem.lab.report import sentences, tables
+from gradmem.lab.report import sentences, tables, theorem
 
 
 def markdown_page(found: Findings) -> str:
@@ -26,6 +26,7 @@ def markdown_page(found: Findings) -> str:
         "## Ranks, and the way to the target",
         markdown_table(tables.standing_table(found)),
         sentences.STANDING_NOTE,
+        *_theorem(found),
         *_sensitivity(found),
         *_memory(found),
         "## Cost",
@@ -51,6 +52,11 @@ def _comparisons(found: Findings) -> list[str]:
         f"{sentences.tally(found)} {sentences.comparison_note(found)}".strip(),
         *map(markdown_text, several),
     ]
+
+
+def _theorem(found: Findings) -> list[str]:
+    said = theorem.sentences(found)
+    return [f"## {theorem.HEADING}", *map(markdown_text, said)] if said else []
 
 
 def _sensitivity(found: Findings) -> list[str]:

@@ -13,7 +13,7 @@ from gradmem.lab.findings import (
     tracebacks,
 )
 from gradmem.lab.markup import figures, html_table, note, paragraphs, section
-from gradmem.lab.report import panels, sentences, tables
+from gradmem.lab.report import panels, sentences, tables, theorem
 from gradmem.lab.report.commands import inspect_commands
 
 # identity and heading of every section that may be there, in their order
@@ -21,6 +21,7 @@ SECTIONS = {
     "results": "Results",
     "comparisons": "Comparisons",
     "curves": "Curves",
+    "theorem": theorem.HEADING,
     "target": "Ranks, and the way to the target",
     "search": "Search",
     "sensitivity": "Sensitivity",
@@ -38,6 +39,7 @@ def html_page(found: Findings) -> str:
         "results": _results(found),
         "comparisons": _comparisons(found),
         "curves": _curves(found),
+        "theorem": _theorem(found),
         "target": _target(found),
         "search": _legend(found) + figures(*panels.search_panels(found)),
         "sensitivity": _sensitivity(found),
@@ -103,6 +105,11 @@ def _in_words(found: Findings) -> str:
 
 def _curves(found: Findings) -> str:
     return _legend(found) + figures(*panels.curve_panels(found))
+
+
+def _theorem(found: Findings) -> str:
+    said = theorem.sentences(found)
+    return _legend(found) + figures(*theorem.panels(found)) + paragraphs(said) if said else ""
 
 
 def _legend(found: Findings) -> str:

@@ -1,6 +1,7 @@
 """The tasks by name. A new task is one file here and one line in ``TASKS``.
 
-`get_task` finds these, and a user's own: ``my_package:my_task``, or ``houses.csv:price``.
+`get_task` finds these, and a user's own: ``my_package:my_task``, ``houses.csv:price``, or
+``libsvm:a9a``.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from gradmem.lab.tasks.cifar import CIFAR_TASKS
 from gradmem.lab.tasks.diabetes import Diabetes
 from gradmem.lab.tasks.digits import Digits
 from gradmem.lab.tasks.files import FromFiles
+from gradmem.lab.tasks.generated import GeneratedLogreg, GeneratedMlp
 from gradmem.lab.tasks.libsvm import LIBSVM_TASKS
 from gradmem.lab.tasks.loading import is_foreign, load
 from gradmem.lab.tasks.mnist import FASHION_MNIST_TASKS, MNIST_TASKS
@@ -39,6 +41,7 @@ from gradmem.lab.tasks.tables import Recipe
 from gradmem.lab.tasks.tabular import CsvTask
 from gradmem.lab.tasks.tabular_sets import TABLE_SETS
 from gradmem.lab.tasks.tiny_shakespeare import TinyShakespeare
+from gradmem.lab.tasks.varied import Range, Varied
 from gradmem.lab.tasks.wikitext2 import Wikitext2Lstm
 from gradmem.lab.tasks.wine import Wine
 
@@ -49,10 +52,12 @@ __all__ = [
     "CsvTask",
     "FixedSplits",
     "Metric",
+    "Range",
     "Recipe",
     "SimpleTask",
     "Splits",
     "Task",
+    "Varied",
     "evaluate",
     "get_task",
     "seeded",
@@ -60,7 +65,8 @@ __all__ = [
 
 _ALL: tuple[type[Task], ...] = (
     # always there
-    *(Digits, BreastCancer, Wine, Diabetes, PythonText, Beale, GoldsteinPrice, SixHumpCamel),
+    *(Digits, BreastCancer, Wine, Diabetes, GeneratedLogreg, GeneratedMlp, PythonText),
+    *(Beale, GoldsteinPrice, SixHumpCamel),
     # from the data folder
     *(*MNIST_TASKS, *FASHION_MNIST_TASKS, *CIFAR_TASKS, *LIBSVM_TASKS, *TABLE_SETS),
     *(PtbLstm, PtbLstmPart, PtbTransformer, Wikitext2Lstm, TinyShakespeare),
@@ -83,11 +89,13 @@ def get_task(name: str, folder: Path | None = None) -> Task:
         ValueError: there is none; says what there is, or what is wrong with it.
     """
     if is_foreign(name):
-        return load(name)
+        found = load(name, folder)
+        found.asked = name
+        return found
     if name not in TASKS:
         raise ValueError(
             f"unknown task {name!r}; choose one of: {', '.join(sorted(TASKS))}; or name your own, "
-            "my_package:my_task or file.csv:column"
+            "my_package:my_task, file.csv:column or libsvm:file"
         )
     task = TASKS[name]
     return task(folder) if issubclass(task, FromFiles) else task()

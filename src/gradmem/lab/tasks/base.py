@@ -139,6 +139,7 @@ class Task(ABC):
     evaluate_batch_size: int | None = None  # None: a split is evaluated at once
     needs: str | None = None  # the data set that has to lie in the data folder
     partial: str | None = None  # a sentence if the data set is not the whole canonical one
+    asked: str | None = None  # what a command calls it, where that is not its name
     origin: str | None = None  # digest of the file that a user's task stands in
 
     @abstractmethod

@@ -3,6 +3,7 @@
 import math
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ class LstmWords(Words):
     budget = Budget(epochs=50, batch_size=1)
     evaluate_batch_size = 4
     streams, window = 20, 35
-    depths = (1, 2, 4)
+    variations: ClassVar = {"depth": (1, 2, 4)}
 
     def __init__(self, folder: Path | None = None, depth: int = 1) -> None:
         super().__init__(folder)
@@ -97,7 +98,7 @@ class LstmWords(Words):
         if depth > 1:
             self.name, self.title = f"{self.name}-depth{depth}", f"{self.title}, {depth} layers"
 
-    def at_depth(self, depth: int) -> "LstmWords":
+    def at(self, depth: int) -> "LstmWords":
         """The same with so many LSTM layers; with one it is the task itself."""
         return type(self)(self.folder, depth)
 

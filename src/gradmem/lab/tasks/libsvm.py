@@ -4,16 +4,16 @@ from functools import cached_property
 
 import numpy as np
 from scipy import sparse
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
 from gradmem.lab.data import libsvm
 from gradmem.lab.tasks.base import Batch, Budget, FixedSplits
+from gradmem.lab.tasks.convex import PAPER_SETS
 from gradmem.lab.tasks.files import FromFiles
-from gradmem.lab.tasks.logistic import LogisticRegression, squared_weights, zero_linear
+from gradmem.lab.tasks.logistic import LogisticRegression, zero_linear
 from gradmem.lab.tasks.sparse import SparseLinear, rows_of
 from gradmem.lab.tasks.splitting import Rows, hold_out, split, standardised, three_parts
-from gradmem.lab.tasks.supervised import accuracy, whole_numbers
+from gradmem.lab.tasks.supervised import whole_numbers
 
 
 class Libsvm(FromFiles, LogisticRegression):
@@ -144,14 +144,5 @@ class News20(Libsvm):
         del seed  # the weights start from zero
         return SparseLinear(self._splits.train.inputs.matrix.shape[1], 20)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean cross-entropy, with the penalty while the model is in training mode."""
-        loss = cross_entropy(model(batch.inputs), batch.targets)
-        return loss + self.penalty() / 2 * squared_weights(model) if model.training else loss
 
-    def score(self, model: nn.Module, batch: Batch) -> float:
-        """Share of texts put into their group."""
-        return accuracy(model(batch.inputs), batch.targets)
-
-
-LIBSVM_TASKS = (A1a, A9a, W8a, Mushrooms, Phishing, Splice, Svmguide1, News20)
+LIBSVM_TASKS = (A1a, A9a, W8a, Mushrooms, Phishing, Splice, Svmguide1, News20, *PAPER_SETS)

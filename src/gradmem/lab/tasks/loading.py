@@ -1,4 +1,6 @@
-"""Tasks from elsewhere: ``module:attribute``, ``file.py:attribute``, or ``file.csv:column``."""
+"""Tasks from elsewhere: ``module:attribute`` or ``file.py:attribute``, ``file.csv:column``, and
+``libsvm:file``.
+"""
 
 import hashlib
 import importlib
@@ -11,10 +13,12 @@ from types import ModuleType
 from typing import Any
 
 from gradmem.lab.tasks.base import Budget, Metric, Task
+from gradmem.lab.tasks.convex import LibsvmFile
 from gradmem.lab.tasks.tabular import CsvTask
 
 TABLES = (".csv", ".tsv", ".txt")
 PACKED = (".gz", ".bz2", ".zip")
+LIBSVM = "libsvm:"  # before a file, whose name shows nothing
 NEEDED: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "title": (str,),
@@ -29,21 +33,28 @@ def is_foreign(name: str) -> bool:
     return ":" in name
 
 
-def load(name: str) -> Task:
-    """The task that ``module:attribute``, ``file.py:attribute`` or ``file.csv:column`` stands for.
+def load(name: str, folder: Path | None = None) -> Task:
+    """The task that ``module:attribute``, ``file.csv:column`` or ``libsvm:file`` stands for.
 
-    A module is looked for in the current folder first, then where Python looks. The attribute is a
-    task, a class of tasks, or a function without arguments that returns a task.
+    A module, or ``file.py``, is looked for in the current folder first, then where Python looks.
+    The attribute is a task, a class of tasks, or a function without arguments that returns a task.
+    After ``libsvm:`` comes a path, or a name in the data folder, and never an attribute.
+
+    Args:
+        name: where the task is.
+        folder: the data folder; None for ``GRADMEM_DATA`` or the user's cache.
 
     Raises:
         ValueError: there is no such module, attribute, file or column, the module cannot be
             imported, or what is there is not a task; says which, and what to do.
     """
+    if name.startswith(LIBSVM):
+        return _from_libsvm(name.removeprefix(LIBSVM), folder)
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
         raise ValueError(
-            f"{name!r} has to be MODULE:ATTRIBUTE, such as my_package:my_task, FILE.py:ATTRIBUTE "
-            "or FILE.csv:COLUMN"
+            f"{name!r} has to be MODULE:ATTRIBUTE, such as my_package:my_task, FILE.py:ATTRIBUTE, "
+            "FILE.csv:COLUMN or libsvm:FILE"
         )
     if is_table(place):
         return _from_table(Path(place), attribute)
@@ -69,6 +80,15 @@ def is_table(place: str) -> bool:
 def _from_table(path: Path, column: str) -> Task:
     try:
         return CsvTask(path, column)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+
+
+def _from_libsvm(file: str, folder: Path | None) -> Task:
+    if not file:
+        raise ValueError("libsvm: has to be followed by a LIBSVM file, a path or a name")
+    try:
+        return LibsvmFile(file, folder)
     except FileNotFoundError as error:
         raise ValueError(str(error)) from None
 

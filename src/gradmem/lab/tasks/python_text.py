@@ -6,6 +6,7 @@ import platform
 import sysconfig
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ class PythonText(Task):
     target = 2.85
     clip_norm = 1.0
     evaluate_batch_size = 128
-    depths = (1, 2, 4)
+    variations: ClassVar = {"depth": (1, 2, 4)}
 
     def __init__(self, depth: int = 1) -> None:
         self.layers = depth
@@ -51,7 +52,7 @@ class PythonText(Task):
             self.name = f"{self.name}-depth{depth}"
             self.title = f"{self.title} in each of {depth} layers"
 
-    def at_depth(self, depth: int) -> "PythonText":
+    def at(self, depth: int) -> "PythonText":
         """The same with so many GRU layers; with one it is the task itself."""
         return PythonText(depth)
 
