@@ -64,6 +64,7 @@ class Run:
     sharded: bool  # one of them is spread over a device mesh
     fused: bool | None = None  # whether a fused pass takes them; None until it was asked
     layout: Any = None  # where that pass found everything at the last step
+    forms: Any = None  # shapes, orders and types of the parameters, as it compares gradients with
     given: Any = None  # what it is given at this step
 
 
@@ -141,7 +142,7 @@ class Plan:
             self.pointers = pointers
             for memory in self.memories:
                 for run in memory.runs:
-                    run.layout = None
+                    run.layout = run.forms = None
         return all(memory.is_current(state) for memory in self.memories)
 
     def options_edited(self, groups: Sequence[Group]) -> bool:
@@ -201,10 +202,15 @@ def _parameters(groups: Sequence[Group]) -> tuple[Any, ...]:
 
 
 def _pointers(groups: Sequence[Group]) -> list[list[tuple[Any, ...]]] | None:
-    """What changes whenever `_parameters` does, and is had sooner; None of unusual tensors."""
-    if any(type(p) not in PLAIN for group in groups for p in group["params"]):
+    """What changes whenever `_parameters` does or a parameter's order in memory, and is had sooner;
+    None of unusual tensors.
+    """
+    if not all(set(map(type, group["params"])).issubset(PLAIN) for group in groups):
         return None
-    return [[(id(p), p.data_ptr(), p.shape) for p in group["params"]] for group in groups]
+    return [
+        [(id(p), p.data_ptr(), p.shape, p.stride(), p.dtype) for p in group["params"]]
+        for group in groups
+    ]
 
 
 def _options(groups: Sequence[Group]) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -82,9 +83,16 @@ def row_norms(memory: Memory, vectors: Sequence[Sequence[Sequence[float]]]) -> T
 
 def gather(run: Run, gradients: Gradients) -> Given:
     """What the run is given, of these gradients."""
-    some = [(p, row) for p, row in zip(run.parameters, run.rows, strict=True) if p in gradients]
-    params, rows = [p for p, _ in some], [row for _, row in some]
-    grads = list(map(native.in_order_of, locals_of(params), [gradients[p] for p in params]))
+    params, rows, found = run.parameters, run.rows, list(map(gradients.get, run.parameters))
+    grads = [grad for grad in found if grad is not None]
+    if len(grads) < len(params):
+        some = [i for i, grad in enumerate(found) if grad is not None]
+        params, rows = [params[i] for i in some], [rows[i] for i in some]
+    if len(grads) < len(found) or run.sharded:
+        grads = list(map(native.in_order_of, locals_of(params), grads))
+    else:
+        run.forms = run.forms or native.forms_of(params)
+        grads = native.all_in_order(params, run.forms, grads)
     return Given(params, rows, grads, native.pointers(grads))
 
 
@@ -146,9 +154,9 @@ def _layout(
     if (
         last is not None
         and len(params) == len(last.params)
-        and all(map(_is, params, last.params))
+        and all(map(operator.is_, params, last.params))
         and last.keys == kernel.states
-        and all(map(_is, map(state.get, params), last.entries))
+        and all(map(operator.is_, map(state.get, params), last.entries))
         and last.is_current()
     ):
         return last, None
@@ -172,10 +180,6 @@ def _unmake(
         for p, made in zip(given.params, fresh, strict=True):
             if made:
                 del optimizer.state[p][key]
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
 
 
 def _pass(

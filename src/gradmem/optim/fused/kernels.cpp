@@ -19,11 +19,15 @@
 
 namespace {
 
-constexpr int64_t kBlock = 512;        // elements: a dozen such arrays fit the first-level cache
+constexpr int64_t kBlock = 512;        // elements, at most: what a buffer has room for
+// Elements of a block of a step. Small, so that the processor, which looks some hundred instructions
+// ahead, begins to read the next block while it computes this one.
+constexpr int64_t kStepBlock = 128;
 constexpr int64_t kChunk = 1 << 14;    // elements a thread takes at a time; norms are summed by it
 constexpr int64_t kWorthAThread = 1 << 14;
 constexpr int64_t kScaleBlock = 256;   // elements of int8 that share a scale, as in formats.py
-static_assert(kChunk % kBlock == 0 && kBlock % kScaleBlock == 0, "blocks must nest");
+static_assert(kChunk % kBlock == 0 && kBlock % kScaleBlock == 0 && kScaleBlock % kStepBlock == 0,
+              "blocks must nest");
 
 // What stays from step to step of one parameter. Mirrored, field by field, in native.py.
 struct Tensor {
@@ -151,6 +155,7 @@ template <class T, class W> struct Edited {
 // One block of one slot: read gives the values that it stands for; exchange puts others there, and
 // takes the sum from what was read before to what will be read.
 template <class S, class W> struct FloatSlot {
+  static constexpr int64_t kAtOnce = kStepBlock;
   static S* at(const Tensor& t, int64_t slot, int64_t from) {
     return static_cast<S*>(t.slots) + slot * t.size + from;
   }
@@ -186,6 +191,7 @@ template <class S, class W> struct FloatSlot {
 };
 
 template <class W> struct Int8Slot {
+  static constexpr int64_t kAtOnce = kScaleBlock;
   static float* scales(const Tensor& t, int64_t slot, int64_t from) {
     return t.scales + slot * ((t.size + kScaleBlock - 1) / kScaleBlock) + from / kScaleBlock;
   }
@@ -374,10 +380,9 @@ template <class F> std::vector<Chunk> chunks_of(int64_t count, F&& size_of) {
   return chunks;
 }
 
-// f(chunk number, chunk) for all, by threads that each take neighbours of about as many elements.
-// Each goes from its last chunk to its first, or the other way round: a pass that follows another
-// finds in the cache what that one read last.
-template <bool Backwards, class F>
+// f(chunk number, chunk) for all, by threads that each take neighbours of about as many elements, from
+// the first on: a pass backwards, for what the one before left in the cache, takes longer.
+template <class F>
 void in_parallel(const std::vector<Chunk>& chunks, int64_t threads, F&& f) {
   const int64_t count = static_cast<int64_t>(chunks.size());
   int64_t elements = 0;
@@ -389,10 +394,7 @@ void in_parallel(const std::vector<Chunk>& chunks, int64_t threads, F&& f) {
     while (part < parts && before >= elements * part / parts) ends[part++] = c;
 #pragma omp parallel for schedule(static, 1) num_threads(static_cast<int>(parts)) if (parts > 1)
   for (int64_t part = 0; part < parts; part++)
-    for (int64_t i = ends[part]; i < ends[part + 1]; i++) {
-      const int64_t c = Backwards ? ends[part] + ends[part + 1] - 1 - i : i;
-      f(c, chunks[c]);
-    }
+    for (int64_t c = ends[part]; c < ends[part + 1]; c++) f(c, chunks[c]);
 }
 
 double raise_step(const Tensor& t) {
@@ -400,14 +402,12 @@ double raise_step(const Tensor& t) {
   return t.step_is_double ? *static_cast<double*>(t.step) += 1 : *static_cast<float*>(t.step) += 1;
 }
 
-// What is done with n elements of one tensor, beginning at `from`.
-template <class P, class Slot, class Rule>
-void step_block(const Tensor& t, const Move& move, const void* grad, void* update, const Rule& rule,
-                int64_t from, int64_t n) {
-  using W = Wide<P>;
-  alignas(64) W u[kBlock], wide[kBlock];
-  const W* __restrict g = read<P, W>(static_cast<const P*>(grad) + from, n, wide);
-  W* __restrict total = static_cast<W*>(t.total) + from;
+// The update of n elements of one tensor, beginning at `from`, whose gradient is g.
+template <class P, class Slot, class Rule, class W>
+void update_block(const Tensor& t, const Move& move, const W* __restrict g, void* update,
+                  const Rule& rule, int64_t from, int64_t n) {
+  alignas(64) W u[kBlock];
+  const W* __restrict total = static_cast<const W*>(t.total) + from;
   const W current = move.current, stored = move.stored;
   if (stored == 0) {  // S may be infinite where no weight is on it
 #pragma omp simd
@@ -421,13 +421,22 @@ void step_block(const Tensor& t, const Move& move, const void* grad, void* updat
     P* out = static_cast<P*>(update) + from;
     for (int64_t i = 0; i < n; i++) narrow(u[i], out[i]);
   }
-  {
-    Edited<P, W> p(t.param, from, n), a(t.state[0], from, n), b(t.state[1], from, n),
-        c(t.state[2], from, n);
-    W* const state[3] = {a.data, b.data, c.data};
-    rule(p.data, state, u, n);
-  }
-  if (move.slot >= 0) Slot::exchange(t, move.slot, from, n, g, total);
+  Edited<P, W> p(t.param, from, n), a(t.state[0], from, n), b(t.state[1], from, n),
+      c(t.state[2], from, n);
+  W* const state[3] = {a.data, b.data, c.data};
+  rule(p.data, state, u, n);
+}
+
+// All that is done with n elements of one tensor, beginning at `from`.
+template <class P, class Slot, class Rule>
+void step_block(const Tensor& t, const Move& move, const void* grad, void* update, const Rule& rule,
+                int64_t from, int64_t n) {
+  using W = Wide<P>;
+  alignas(64) W wide[kBlock];
+  const W* g = read<P, W>(static_cast<const P*>(grad) + from, n, wide);
+  for (int64_t i = 0; i < n; i += kStepBlock)
+    update_block<P, Slot>(t, move, g + i, update, rule, from + i, std::min(kStepBlock, n - i));
+  if (move.slot >= 0) Slot::exchange(t, move.slot, from, n, g, static_cast<W*>(t.total) + from);
 }
 
 template <template <class> class Rule, class P>
@@ -439,12 +448,13 @@ void step_all(const Tensor* tensors, int64_t count, const Call& call, int64_t sl
     rules.emplace_back(options, raise_step(tensors[i]), call.fresh && call.fresh[i]);
   with_slot<Wide<P>>(slot_type, [&](auto slot) {
     const auto chunks = chunks_of(count, [&](int64_t i) { return tensors[i].size; });
-    in_parallel<false>(chunks, threads, [&](int64_t, const Chunk& c) {
+    in_parallel(chunks, threads, [&](int64_t, const Chunk& c) {
       const Tensor& t = tensors[c.tensor];
       void* update = call.updates ? call.updates[c.tensor] : nullptr;
-      for (int64_t b = 0; b < c.size; b += kBlock)
+      constexpr int64_t block = decltype(slot)::kAtOnce;
+      for (int64_t b = 0; b < c.size; b += block)
         step_block<P, decltype(slot)>(t, call.moves[t.row], call.grads[c.tensor], update,
-                                      rules[c.tensor], c.from + b, std::min(kBlock, c.size - b));
+                                      rules[c.tensor], c.from + b, std::min(block, c.size - b));
     });
   });
 }
@@ -492,7 +502,7 @@ void squares_all(const void* const* arrays, const int64_t* sizes, int64_t count,
   using W = Wide<P>;
   const auto chunks = chunks_of(count, [&](int64_t i) { return sizes[i]; });
   std::vector<double> parts(chunks.size());
-  in_parallel<false>(chunks, threads, [&](int64_t number, const Chunk& c) {
+  in_parallel(chunks, threads, [&](int64_t number, const Chunk& c) {
     alignas(64) W wide[kBlock];
     const P* g = static_cast<const P*>(arrays[c.tensor]) + c.from;
     double sum = 0;
@@ -513,7 +523,7 @@ void momenta_all(const void* const* arrays, void* const* averages, const int64_t
   using W = Wide<P>;
   const auto chunks = chunks_of(count, [&](int64_t i) { return sizes[i]; });
   std::vector<double> grads(chunks.size()), momenta(chunks.size());
-  in_parallel<false>(chunks, threads, [&](int64_t number, const Chunk& c) {
+  in_parallel(chunks, threads, [&](int64_t number, const Chunk& c) {
     const W keep = beta, rest = share;
     alignas(64) W wide[kBlock];
     double of_g = 0, of_m = 0;

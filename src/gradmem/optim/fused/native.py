@@ -93,6 +93,23 @@ def in_order_of(parameter: Tensor, grad: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(grad)
 
 
+def forms_of(parameters: Sequence[Tensor]) -> list[tuple[Any, ...]]:
+    """Shape, order in memory and type of each."""
+    return [(p.shape, p.stride(), p.dtype) for p in parameters]
+
+
+def all_in_order(
+    parameters: Sequence[Tensor], forms: Sequence[tuple[Any, ...]], grads: Sequence[Tensor]
+) -> list[Tensor]:
+    """`in_order_of` for each, sooner where a gradient has the parameter's very form."""
+    return [
+        grad
+        if (grad.shape, grad.stride(), grad.dtype) == form and grad.is_cpu and not grad.is_neg()
+        else in_order_of(p, grad)
+        for p, form, grad in zip(parameters, forms, grads, strict=True)
+    ]
+
+
 class Layout:
     """Where the kernels find parameters and state: found once, looked at again at every step.
 
@@ -117,13 +134,14 @@ class Layout:
         self.fits = True
         self.types = _TYPES[params[0].dtype], _TYPES[store_of(entries[0]).slots.dtype]
         self.packed = ctypes.create_string_buffer(_TENSOR.size * len(params))
-        self._places: list[tuple[Mapping[str, Any], str]] = []
+        # Of everything in the state that is used: who holds it, by which key, and what it was.
+        self._holders: list[Mapping[str, Any]] = []
+        self._keys: list[str] = []
         self._seen: list[Tensor] = []
         # While these live nothing else can come to lie where a replaced tensor lay.
         self._aliases: list[Tensor] = []
         for i, (p, row, entry) in enumerate(zip(params, rows, entries, strict=True)):
             self._add(i, p, row, entry)
-        self._shapes = _shapes(params)
         self._pointers = [local(tensor).data_ptr() for tensor in self._seen]
         self.fits &= _apart(self._aliases)
 
@@ -143,28 +161,27 @@ class Layout:
         )
         in_use = [p, total, slots, scales, *states, step]
         used = (*STORE_KEYS, *self.keys, "step")
-        places = [(entry, key) for key in used if key is not None and key in entry]
-        self._places.extend(places)
-        self._seen.extend(entry[key] for entry, key in places)
+        present = [key for key in used if key is not None and key in entry]
+        self._holders.extend(entry for _ in present)
+        self._keys.extend(present)
+        self._seen.extend(entry[key] for key in present)
         self._aliases.extend(tensor.detach() for tensor in in_use if tensor is not None)
         pointers = [0 if tensor is None else tensor.data_ptr() for tensor in in_use]
         double = step is not None and step.dtype is torch.float64
         _TENSOR.pack_into(self.packed, i * _TENSOR.size, p.numel(), *pointers, double, row)
 
     def is_current(self) -> bool:
-        """Whether the tensors of the state are the same, and where they were, and the parameters
-        are of the same shape and order; the plan sees to where those are.
+        """Whether the tensors of the state are the same, and where they were; the plan sees to the
+        parameters.
         """
-        now = [entry.get(key) for entry, key in self._places]
-        return (
-            all(map(operator.is_, now, self._seen))
-            and self._pointers == [tensor.data_ptr() for tensor in self._seen]
-            and self._shapes == _shapes(self.params)
-        )
-
-
-def _shapes(tensors: Sequence[Tensor]) -> list[tuple[Any, ...]]:
-    return [(tensor.shape, tensor.stride()) for tensor in tensors]
+        try:
+            now = map(operator.getitem, self._holders, self._keys)
+            return (
+                all(map(operator.is_, now, self._seen))
+                and list(map(Tensor.data_ptr, self._seen)) == self._pointers
+            )
+        except KeyError:
+            return False
 
 
 def _lies_as(tensor: Tensor, p: Tensor, dtype: torch.dtype) -> bool:
@@ -214,16 +231,14 @@ def step(
     state was made just now; `updates` take what the rule steps along.
     """
     weights = [_weights(move) for move in moves]
-    table = ctypes.create_string_buffer(_MOVE.size * len(moves))
-    for i, (move, numbers) in enumerate(zip(moves, weights, strict=True)):
-        slot = move.slot if move.write else -1
-        _MOVE.pack_into(
-            table, i * _MOVE.size, move.current, move.stored, _address(numbers), capacity, slot
-        )
+    rows = [
+        (move.current, move.stored, _address(own), capacity, move.slot if move.write else -1)
+        for move, own in zip(moves, weights, strict=True)
+    ]
+    table = array("B", b"".join(_MOVE.pack(*row) for row in rows))
     new = None if fresh is None else array("B", fresh)
     out = None if updates is None else pointers(updates)
-    call = ctypes.create_string_buffer(_CALL.size)
-    _CALL.pack_into(call, 0, _address(grads), ctypes.addressof(table), _address(out), _address(new))
+    call = _CALL.pack(*map(_address, (grads, table, out, new)))
     options = array("d", map(float, kernel.options))
     getattr(library(), f"gradmem_{kernel.name}")(
         layout.packed, len(grads), call, *layout.types, _address(options), torch.get_num_threads()
