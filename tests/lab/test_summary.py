@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,8 @@ def test_pages_have_every_pair_and_every_budget(folders, tmp_path):
     assert "On one, two, three. The rank" in text
     shown = pages.as_html(found)
     assert shown.count("<svg") == 3
+    names = re.findall(r'id="(table-\d)"', shown)
+    assert len(names) == len(set(names)) == 5
     assert "<script" not in shown
     assert "http" not in shown.replace("http://www.w3.org", "")
     rows = list(csv.DictReader(pages.as_csv(found).splitlines()))

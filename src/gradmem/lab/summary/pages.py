@@ -37,10 +37,9 @@ def as_html(found: Findings) -> str:
     )
     body = [verdict, f'<div id="warnings">{warned}</div>' if warned else ""]
     body.append(markup.section("figures", "Figures", markup.figures(*drawn)))
-    for heading, table, small in _tables(found):
+    for i, (heading, table, small) in enumerate(_tables(found), start=1):
         shown = markup.html_table(table, text_columns=(1,) if heading == "Tasks" else ())
-        identity = heading.lower().replace(" ", "-").replace(",", "")
-        body.append(markup.section(identity, heading, shown, markup.note(html.escape(small))))
+        body.append(markup.section(f"table-{i}", heading, shown, markup.note(html.escape(small))))
     body.append(markup.section("method", "Method", markup.paragraphs(findings.METHOD)))
     return markup.document(
         title=html.escape(findings.title(found)), subtitle="", body="\n".join(filter(None, body))
