@@ -47,7 +47,11 @@ def read(path: Path, sha256: str | None = None) -> Examples:
         ValueError: the file is truncated, empty, another one, or a line cannot be read; names file
             and line.
     """
-    text = contents(path, sha256)
+    return parsed(contents(path, sha256), path)
+
+
+def parsed(text: bytes, path: Path) -> Examples:
+    """The same of unpacked contents, which were at ``path``."""
     try:
         features, labels = _parse(text)
     except (ValueError, OverflowError) as error:

@@ -75,7 +75,8 @@ class Metric:
     ``worst`` is what a diverged run scores; values are shown times ``scale``, in ``unit``.
     ``mean`` says which mean over parts of a split, weighted by their sizes, is the value on the
     whole: arithmetic (a share, an average), quadratic (a root mean square), or geometric (a
-    perplexity). It is used where a task evaluates in chunks.
+    perplexity). It is used where a task evaluates in chunks; None for a metric that no such mean
+    gives (F1), of a task that does not.
     """
 
     name: str
@@ -84,7 +85,7 @@ class Metric:
     scale: float = 1.0
     unit: str = ""
     decimals: int = 2
-    mean: Literal["arithmetic", "quadratic", "geometric"] = "arithmetic"
+    mean: Literal["arithmetic", "quadratic", "geometric"] | None = "arithmetic"
 
     def show(self, value: float) -> str:
         """``value`` as a reader sees it, without the unit."""
@@ -100,9 +101,17 @@ class Metric:
 
         >>> Metric("RMSE", False, 9.0, mean="quadratic").pooled([3.0, 4.0], [10, 10])
         3.5355339059327378
+
+        Raises:
+            ValueError: there are several parts, and no mean over them is the value.
         """
         if len(values) == 1:
             return values[0]
+        if self.mean is None:
+            raise ValueError(
+                f"{self.name} of a split is no mean over its parts, of which there are "
+                f"{len(values)} ({sum(sizes)} examples); evaluate it at once"
+            )
         if self.mean == "quadratic":
             return math.sqrt(weighted_mean([value * value for value in values], sizes))
         if self.mean == "geometric":

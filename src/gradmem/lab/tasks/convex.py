@@ -160,9 +160,10 @@ class LibsvmFile(Convex):
     def __init__(self, name: str, folder: Path | None = None) -> None:
         self.path = libsvm.find_file(name, data_folder(folder))
         self.name = re.sub(r"[^\w.+-]+", "-", unpacked_name(self.path))
-        read = libsvm.read(self.path)
+        text = contents(self.path)
+        read = libsvm.parsed(text, self.path)
         self._splits = prepare(read, str(self.path))
-        self._digest = sha256(contents(self.path)).hexdigest()[:12]
+        self._digest = sha256(text).hexdigest()[:12]
         self.title = _title(unpacked_name(self.path), read, classes_of(self._splits))
         self.target = float(f"{linear_score(self._splits):.3g}")
 

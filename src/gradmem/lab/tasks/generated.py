@@ -5,8 +5,7 @@ linear combinations of these, 1 without meaning. Each of two classes is two clus
 a hypercube. ``gradmem ablate generated-mlp label-noise`` goes through the values of one axis.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from typing import ClassVar
 
@@ -30,20 +29,6 @@ LABEL_NOISE, SEPARATION, MINORITY = 0.01, 1.0, 0.5  # make_classification's own
 LABEL, CLASS = 0, 1  # columns of the targets: what is learnt, and what it was before the noise
 
 
-@dataclass(frozen=True)
-class Undivided(Metric):
-    """A metric that no mean over parts of a split gives."""
-
-    def pooled(self, values: Sequence[float], sizes: Sequence[int]) -> float:
-        """The value on the only part."""
-        if len(values) != 1:
-            raise ValueError(
-                f"{self.name} of a split is no mean over its parts, of which there are "
-                f"{len(values)} ({sum(sizes)} examples); evaluate it at once"
-            )
-        return values[0]
-
-
 class Generated(Task):
     """Of which of two classes is a point? The smaller class is the positive one.
 
@@ -63,7 +48,7 @@ class Generated(Task):
         ValueError: one is out of its range.
     """
 
-    metric = Undivided("F1", higher_is_better=True, worst=0.0, decimals=3)
+    metric = Metric("F1", higher_is_better=True, worst=0.0, decimals=3, mean=None)
     budget = Budget(epochs=10, batch_size=1)
     variations: ClassVar[Mapping[str, Range]] = {
         "label-noise": Range(0, 1, (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)),
