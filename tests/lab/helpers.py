@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from gradmem.lab.compare import Comparison, Plan, Progress
 from gradmem.lab.optimizers import get_optimizers
 from gradmem.lab.run import RunConfig, RunResult
 from gradmem.lab.study import Study
+from gradmem.lab.tasks import get_task
 from gradmem.lab.tasks.base import Batch, Budget, FixedSplits, Metric, Task
 from gradmem.lab.tasks.digits import Digits
 
@@ -126,3 +128,11 @@ def contents(folder: Path) -> dict[str, dict[str, Any]]:
         }
         for path in folder.glob("*.json")
     }
+
+
+def real_task(name, folder):
+    """The task on its real files; the test is skipped if they are not there."""
+    task = get_task(name, folder)
+    if sentence := task.missing():
+        pytest.skip(sentence)
+    return task

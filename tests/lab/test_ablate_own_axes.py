@@ -1,8 +1,6 @@
 """Axes of a task's own, label noise say: their values, points, names, figures and wrong input."""
 
 import json
-import sys
-import textwrap
 from dataclasses import replace
 
 import pytest
@@ -18,18 +16,10 @@ from gradmem.lab.tasks import TASKS
 from gradmem.lab.tasks.varied import Range
 
 from .helpers import contents
-from .test_ablate import MINE, TINY, call, rows, words
+from .test_ablate import TINY, call, rows, words
 from .test_ablate_findings import drawn, markers, outcomes
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """A folder to be in, with tasks of one's own."""
-    (tmp_path / "steep_tasks.py").write_text(textwrap.dedent(MINE))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("steep_tasks", None)
+pytestmark = pytest.mark.usefixtures("steep")
 
 
 def plan(*axes, task="generated-logreg", **options):

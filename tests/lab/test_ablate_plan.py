@@ -1,7 +1,5 @@
 """The cells of an ablation as a plan, and the input that makes none."""
 
-import sys
-import textwrap
 from dataclasses import replace
 
 import pytest
@@ -11,17 +9,9 @@ from gradmem.lab.ablate.axis import AXES
 from gradmem.lab.ablate.config import AblateConfig
 from gradmem.lab.ablate.plan import CellPlan, prepare
 
-from .test_ablate import MINE, call, words
+from .test_ablate import call, words
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """A folder to be in, with tasks of one's own."""
-    (tmp_path / "steep_tasks.py").write_text(textwrap.dedent(MINE))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("steep_tasks", None)
+pytestmark = pytest.mark.usefixtures("steep")
 
 
 def plan(*axes, **options):

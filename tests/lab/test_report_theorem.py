@@ -16,7 +16,6 @@ from gradmem.lab.bound.sources import quadratic
 from gradmem.lab.errors import TaskError
 from gradmem.lab.findings import findings
 from gradmem.lab.report import html_page, markdown_page, picture, theorem
-from gradmem.lab.run import one_thread
 from gradmem.lab.tasks import get_task
 from gradmem.lab.tune import Trial
 
@@ -28,10 +27,7 @@ from .test_tasks_convex import lines, separable
 FIFO = {"policy": "fifo", "aggregate": "mean", "kappa": 1.0, "capacity": 5, "decay": 0.9}
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 @pytest.fixture(scope="module")

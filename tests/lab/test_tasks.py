@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from gradmem.lab.data.catalogue import DATA_SETS
-from gradmem.lab.run import one_thread
 from gradmem.lab.tasks import (
     TASKS,
     Task,
@@ -101,11 +100,7 @@ DIGESTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    """Two threads on busy cores are many times slower than one."""
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 @lru_cache(maxsize=8)

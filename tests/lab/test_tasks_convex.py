@@ -14,7 +14,6 @@ from gradmem.lab.bound import problems
 from gradmem.lab.bound.problems import FreeIntercept, Logistic
 from gradmem.lab.cli import app
 from gradmem.lab.errors import TaskError
-from gradmem.lab.run import one_thread
 from gradmem.lab.session import check_task
 from gradmem.lab.tasks import convex, evaluate, get_task, logistic
 from gradmem.lab.tasks import sparse as rows_kept
@@ -24,11 +23,7 @@ from gradmem.lab.tasks.sparse import SparseLinear, SparseRows
 from .test_libsvm import DATA
 from .test_tasks import digest, train
 
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def lines(features, labels):

@@ -11,7 +11,6 @@ import torch
 from gradmem.lab.data.catalogue import DATA_SETS, DataSet, File
 from gradmem.lab.data.dialogues import Goal
 from gradmem.lab.optimizers import OPTIMIZERS
-from gradmem.lab.run import one_thread
 from gradmem.lab.tasks import evaluate, get_task, multiwoz, seeded
 from gradmem.lab.tasks.dialogue import shortened
 from gradmem.lab.tasks.dialogue_model import LAST, NO_WORD, EncoderDecoder
@@ -42,18 +41,7 @@ with_sacrebleu = pytest.mark.skipif(
 both = pytest.mark.parametrize("name", [LSTM, pytest.param(ROBERTA, marks=with_transformers)])
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A data folder with a release of 40 dialogues made up here."""
-    home = tmp_path_factory.mktemp("data")
-    write_release(home)
-    return home
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +56,8 @@ def real():
 # What is read ------------------------------------------------------------------------------------
 
 
-def test_a_release_is_divided_by_its_lists(folder):
-    task = get_task(LSTM, folder)
+def test_a_release_is_divided_by_its_lists(dialogues):
+    task = get_task(LSTM, dialogues)
     parts = task.dialogues()
     assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [28, 6, 6]
     assert [each.name for each in parts.validation] == [f"MUL{number:04}" for number in range(6)]
@@ -77,16 +65,16 @@ def test_a_release_is_divided_by_its_lists(folder):
     assert task.partial == f"{multiwoz.NO_DATABASE[0].upper()}{multiwoz.NO_DATABASE[1:]}"
 
 
-def test_databases_are_read_and_part_of_what_a_run_depends_on(folder, tmp_path):
+def test_databases_are_read_and_part_of_what_a_run_depends_on(dialogues, tmp_path):
     write_release(tmp_path)
     before = get_task(LSTM, tmp_path).versions()
     write_json(tmp_path / "multiwoz" / "restaurant_db.json", [{"food": "italian"}])
     task = get_task(LSTM, tmp_path)
     assert task.partial is None
     assert task.versions() != before
-    assert task.versions()["data"] == before["data"] == get_task(LSTM, folder).versions()["data"]
+    assert task.versions()["data"] == before["data"] == get_task(LSTM, dialogues).versions()["data"]
     assert get_task(LSTM, tmp_path).data().train.inputs["database"][:, :6].sum() > 0
-    assert get_task(LSTM, folder).data().train.inputs["database"][:, :24].sum() == 0
+    assert get_task(LSTM, dialogues).data().train.inputs["database"][:, :24].sum() == 0
 
 
 def test_three_files_are_the_three_parts(tmp_path, monkeypatch):
@@ -217,8 +205,8 @@ def test_real_dialogues_train_the_papers_model(real):
 
 
 @both
-def test_the_loss_falls_and_a_split_in_chunks_gives_the_same(folder, name):
-    task = get_task(name, folder)
+def test_the_loss_falls_and_a_split_in_chunks_gives_the_same(dialogues, name):
+    task = get_task(name, dialogues)
     part = task.data().train
     model, losses = trained(task, part[:16], steps=15)
     assert losses[-1] < 0.5 * losses[0]
@@ -230,8 +218,8 @@ def test_the_loss_falls_and_a_split_in_chunks_gives_the_same(folder, name):
 
 @both
 @pytest.mark.parametrize("optimizer", ["adam", "sgd_c"])
-def test_a_run_goes_on_to_the_same_numbers(folder, name, optimizer):
-    task, size = get_task(name, folder), 32
+def test_a_run_goes_on_to_the_same_numbers(dialogues, name, optimizer):
+    task, size = get_task(name, dialogues), 32
 
     def started():
         options = {"lr": 0.01}
@@ -258,8 +246,8 @@ def test_a_run_goes_on_to_the_same_numbers(folder, name, optimizer):
 # The encoder-decoder -----------------------------------------------------------------------------
 
 
-def test_fillers_change_nothing(folder):
-    task = get_task(LSTM, folder)
+def test_fillers_change_nothing(dialogues):
+    task = get_task(LSTM, dialogues)
     batch = task.data().validation[:6]
     inputs, targets = shortened(batch)
     assert inputs["user"].shape[1] < batch.inputs["user"].shape[1]
@@ -271,8 +259,8 @@ def test_fillers_change_nothing(folder):
     torch.testing.assert_close(model(alone)[0], some[2, : alone["before"].shape[1]])
 
 
-def test_an_answer_is_made_of_the_likeliest_words_and_ends(folder):
-    task = get_task(LSTM, folder)
+def test_an_answer_is_made_of_the_likeliest_words_and_ends(dialogues):
+    task = get_task(LSTM, dialogues)
     some = task.data().train[:6]
     model, _ = trained(task, some, steps=150)
     inputs, targets = shortened(some)
@@ -347,8 +335,8 @@ def test_inform_and_success_over_all_domains_and_turns():
 
 
 @with_sacrebleu
-def test_details_are_of_whole_dialogues(folder, monkeypatch):
-    task = get_task(LSTM, folder)
+def test_details_are_of_whole_dialogues(dialogues, monkeypatch):
+    task = get_task(LSTM, dialogues)
     part = task.data().validation
     dialogues = task.dialogues().validation
     places = [[28 + number, turn] for number in range(6) for turn in range(3)]

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from gradmem.lab.checkpoint import Checkpoints
-from gradmem.lab.run import one_thread, train
+from gradmem.lab.run import train
 from gradmem.lab.tasks import Batch, Range, Varied, evaluate, get_task
 from gradmem.lab.tasks.generated import CLASS, LABEL, GeneratedLogreg, GeneratedMlp, f1
 from gradmem.lab.tasks.varied import checked
@@ -19,10 +19,7 @@ from .helpers import config, untimed
 BOTH = pytest.mark.parametrize("cls", [GeneratedLogreg, GeneratedMlp])
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def parts_of(task):

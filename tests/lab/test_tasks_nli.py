@@ -15,7 +15,7 @@ from gradmem.lab.data import glove, nli
 from gradmem.lab.data.catalogue import DATA_SETS
 from gradmem.lab.errors import TaskError
 from gradmem.lab.optimizers import OPTIMIZERS
-from gradmem.lab.run import one_thread, train
+from gradmem.lab.run import train
 from gradmem.lab.tasks import TASKS, FixedSplits, evaluate, get_task
 from gradmem.lab.tasks.encoders import Convolutions, InferSent, LastState
 from gradmem.lab.tasks.inference import Inference
@@ -25,7 +25,7 @@ from gradmem.lab.tasks.sick import SickLstm
 from gradmem.lab.tasks.snli import SnliConvnet, SnliInferSent, SnliLstm
 from gradmem.lab.training import Training
 
-from .helpers import config, untimed
+from .helpers import config, real_task, untimed
 from .test_libsvm import DATA
 from .test_tasks_text import Stopped, count, stop_after
 
@@ -41,10 +41,7 @@ PARAMETERS = {  # without word vectors: encoder, and the head on four times its 
 PLACES = ["park", "street", "house", "garden"]
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def lines(number, seed, unlabelled=0):
@@ -75,13 +72,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr("gradmem.lab.tasks.snli.Snli.pairs", (60, 30, 30))
     write(tmp_path, "snli", (62, 32, 32))
     return tmp_path
-
-
-def real(name):
-    task = get_task(name, DATA)
-    if sentence := task.missing():
-        pytest.skip(sentence)
-    return task
 
 
 def without_vectors(task):
@@ -316,7 +306,7 @@ def test_multinli_without_it_divides_the_matched_pairs(tmp_path, monkeypatch):
 
 
 def test_the_part_of_snli_says_that_it_is_one():
-    task = real("snli-lstm")
+    task = real_task("snli-lstm", DATA)
     if task.source == "snli":
         pytest.skip("the whole of SNLI is here")
     assert "Only 1,666 of SNLI's 549,367 training pairs" in task.partial
@@ -329,7 +319,7 @@ def test_the_part_of_snli_says_that_it_is_one():
 
 
 def test_the_development_sets_of_multinli_say_what_they_are_used_for():
-    task = real("multinli-infersent")
+    task = real_task("multinli-infersent", DATA)
     if task.source == "multinli":
         pytest.skip("the whole of MultiNLI is here")
     assert [len(part) for part in parts_of(task)] == [7852, 1963, 9832]
@@ -338,7 +328,7 @@ def test_the_development_sets_of_multinli_say_what_they_are_used_for():
 
 
 def test_sick_is_whole():
-    task = real("sick-convnet")
+    task = real_task("sick-convnet", DATA)
     assert [len(part) for part in parts_of(task)] == [4500, 500, 4927]
     assert parts_of(task)[0].targets.bincount().tolist() == [1299, 2536, 665]
     assert task.partial is None
@@ -347,7 +337,7 @@ def test_sick_is_whole():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_few_steps_on_real_pairs_bring_the_loss_down(name):
-    task = real(name)
+    task = real_task(name, DATA)
     parts = parts_of(task)
     small = FixedSplits(*(part[:40] for part in parts))
     if task.vectors is None:

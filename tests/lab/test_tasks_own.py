@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from gradmem.lab.run import one_thread
 from gradmem.lab.tasks import Batch, Metric, SimpleTask, evaluate, get_task
 from gradmem.lab.tasks.simple import as_batch
 
@@ -53,10 +52,7 @@ def linear(**changes):
     return SimpleTask(**(arguments | changes))
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from gradmem.lab.run import one_thread
 from gradmem.lab.tasks import get_task, multiwoz, roberta_decoder
 from gradmem.lab.tasks.windows import NOTHING
 
@@ -18,23 +17,12 @@ with_transformers = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A data folder with a release of 40 dialogues made up here."""
-    home = tmp_path_factory.mktemp("data")
-    write_release(home)
-    return home
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 @with_transformers
-def test_roberta_is_a_decoder_of_the_size_it_says(folder):
-    task = get_task(ROBERTA, folder)
+def test_roberta_is_a_decoder_of_the_size_it_says(dialogues):
+    task = get_task(ROBERTA, dialogues)
     assert "from a configuration (2 layers of 128)" in task.title
     model, words = task.model(0), task._coder.size
     width, layers, places = 128, 2, roberta_decoder.LONGEST + 1
@@ -51,8 +39,8 @@ def test_roberta_is_a_decoder_of_the_size_it_says(folder):
 
 
 @with_transformers
-def test_a_text_is_the_dialogue_so_far(folder):
-    task = get_task(ROBERTA, folder)
+def test_a_text_is_the_dialogue_so_far(dialogues):
+    task = get_task(ROBERTA, dialogues)
     dialogue = task.dialogues().train[0]
     coder, batch = task._coder, task.data().train
     said = [words for turn in dialogue.turns for words in (turn.user, turn.response)]
@@ -67,7 +55,7 @@ def test_a_text_is_the_dialogue_so_far(folder):
 
 
 @with_transformers
-def test_local_weights_are_taken_where_they_are(folder, tmp_path):
+def test_local_weights_are_taken_where_they_are(dialogues, tmp_path):
     from transformers import RobertaConfig, RobertaForCausalLM
 
     write_release(tmp_path)
@@ -90,7 +78,7 @@ def test_local_weights_are_taken_where_they_are(folder, tmp_path):
     saved.save_pretrained(home)
     task = get_task(ROBERTA, tmp_path)
     assert task.title.endswith("from RoBERTa-base's weights")
-    assert task.versions() != get_task(ROBERTA, folder).versions()
+    assert task.versions() != get_task(ROBERTA, dialogues).versions()
     assert task._coder.numbers(("it", "is")) == [vocabulary[each] for each in ("Ġi", "t", "Ġis")]
     for seed in (0, 1):
         model = task.model(seed)
@@ -102,9 +90,9 @@ def test_local_weights_are_taken_where_they_are(folder, tmp_path):
     assert trained(task, some, steps=10)[1][-1] < task.loss(saved.eval(), some).item()
 
 
-def test_without_transformers_the_task_says_what_to_install(folder, monkeypatch):
+def test_without_transformers_the_task_says_what_to_install(dialogues, monkeypatch):
     monkeypatch.setattr("gradmem.lab.tasks.roberta_decoder.find_spec", lambda name: None)
-    task = get_task(ROBERTA, folder)
+    task = get_task(ROBERTA, dialogues)
     assert "pip install 'gradmem[transformers]'" in task.missing()
     monkeypatch.setattr(multiwoz.Multiwoz, "versions", lambda self: {})
     assert task.versions()["transformers"] == "not installed"

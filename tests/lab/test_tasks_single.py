@@ -10,7 +10,6 @@ from scipy import sparse
 from torch import nn
 
 from gradmem.lab.data.catalogue import DATA_SETS
-from gradmem.lab.run import one_thread
 from gradmem.lab.tasks import TASKS, get_task, python_text, surface_points
 from gradmem.lab.tasks.sparse import SparseLinear, SparseRows, rows_of
 from gradmem.lab.tasks.splitting import balanced
@@ -18,11 +17,7 @@ from gradmem.lab.tasks.supervised import accuracy, decay_weights_only, perceptro
 
 from .test_tasks import SIZES, task_called, task_or_skip
 
-
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def test_weights_decay_and_the_rest_does_not():

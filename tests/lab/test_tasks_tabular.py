@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from gradmem.lab.data.table import Table
-from gradmem.lab.run import one_thread
 from gradmem.lab.tasks import CsvTask, Recipe, evaluate, get_task
 from gradmem.lab.tasks.tables import infer_kind, prepare
 from gradmem.lab.tasks.tabular import linear_score
@@ -17,10 +16,7 @@ from .test_tasks import train
 COUNT = 300
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from gradmem.lab.checkpoint import Checkpoints
 from gradmem.lab.data.catalogue import DATA_SETS, Found
 from gradmem.lab.optimizers import OPTIMIZERS
-from gradmem.lab.run import one_thread, train
+from gradmem.lab.run import train
 from gradmem.lab.tasks import FixedSplits, evaluate, get_task, language, tiny_shakespeare
 from gradmem.lab.tasks.language import CarriedLstm
 from gradmem.lab.tasks.ptb import PtbLstm, PtbTransformer
@@ -22,7 +22,7 @@ from gradmem.lab.tasks.wikitext2 import Wikitext2Lstm
 from gradmem.lab.tasks.windows import joined, streams, targets_in, windows
 from gradmem.lab.training import Training
 
-from .helpers import Line, config, untimed
+from .helpers import Line, config, real_task, untimed
 from .test_libsvm import DATA
 
 PARAMETERS = {  # by hand: embedding, LSTM or blocks, output
@@ -34,10 +34,7 @@ PARAMETERS = {  # by hand: embedding, LSTM or blocks, output
 WORDS = [f"w{number}" for number in range(30)]
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def sentences(count, seed):
@@ -59,13 +56,6 @@ def written(cls, folder, sizes=(150, 90, 60)):
         (folder / file.path).write_text(sentences(size, seed))
     found = tuple(Found(folder / file.path, None) for file in files)
     task.files, task.tokens = lambda: found, None
-    return task
-
-
-def real(name):
-    task = get_task(name, DATA)
-    if sentence := task.missing():
-        pytest.skip(sentence)
     return task
 
 
@@ -364,7 +354,7 @@ def test_runs_expire_with_the_files_where_there_is_no_checksum(tmp_path):
 
 
 def test_the_treebank_has_its_words():
-    task = real("ptb-lstm")
+    task = real_task("ptb-lstm", DATA)
     assert len(task.vocabulary) == 10_000
     parts = task.data()
     split = [parts.train, parts.validation, parts.test]
@@ -377,7 +367,7 @@ def test_the_treebank_has_its_words():
 
 
 def test_the_part_of_the_treebank_has_its_lines_and_their_words():
-    task, whole = real("ptb-lstm-part"), real("ptb-lstm")
+    task, whole = real_task("ptb-lstm-part", DATA), real_task("ptb-lstm", DATA)
     assert f"{len(task.vocabulary):,} words are theirs" in task.partial
     assert len(task.vocabulary) == task.metric.worst == 8_269
     assert count(task.model(0)) == 64 * 8_269 + 4 * 128 * (64 + 128 + 2) + 8_269 * (128 + 1)
@@ -393,7 +383,7 @@ def test_the_part_of_the_treebank_has_its_lines_and_their_words():
 
 
 def test_shakespeare_has_its_characters():
-    task = real("tiny-shakespeare")
+    task = real_task("tiny-shakespeare", DATA)
     parts = task.data()
     split = [parts.train, parts.validation, parts.test]
     assert [len(part) for part in split] == [15_686, 872, 872]
@@ -407,7 +397,7 @@ REAL = {"ptb-lstm": (1, 16), "ptb-transformer": (4, 8), "tiny-shakespeare": (4, 
 
 @pytest.mark.parametrize("name", REAL)
 def test_a_few_steps_on_the_real_text_bring_the_loss_down(name):
-    task, (size, steps) = real(name), REAL[name]
+    task, (size, steps) = real_task(name, DATA), REAL[name]
     model = task.model(0)
     assert count(model) == PARAMETERS[name]
     said = re.search(r"([\d.]+) million", type(task).model.__doc__)

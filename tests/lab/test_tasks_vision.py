@@ -8,7 +8,7 @@ from torch import nn
 from gradmem.lab.checkpoint import Checkpoints
 from gradmem.lab.data.catalogue import DATA_SETS
 from gradmem.lab.findings import findings
-from gradmem.lab.run import one_thread, train
+from gradmem.lab.run import train
 from gradmem.lab.sparsify.problem import hidden_channels
 from gradmem.lab.tasks import TASKS, Batch, FixedSplits, cifar, evaluate, get_task, mnist, seeded
 from gradmem.lab.tasks.convolutions import Residual, residual_network
@@ -47,10 +47,7 @@ FEW = {
 every_task = pytest.mark.parametrize("name", PARAMETERS)
 
 
-@pytest.fixture(autouse=True)
-def single_thread():
-    with one_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 
 def classes(name):

@@ -1,0 +1,36 @@
+"""What several of the lab's tests begin with."""
+
+import sys
+import textwrap
+
+import pytest
+
+from gradmem.lab.run import one_thread
+
+from .dialogue_files import write_release
+from .steep import MINE
+
+
+@pytest.fixture
+def single_thread():
+    """Two threads on busy cores are many times slower than one."""
+    with one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory):
+    """A data folder with a release of 40 dialogues made up here."""
+    home = tmp_path_factory.mktemp("data")
+    write_release(home)
+    return home
+
+
+@pytest.fixture
+def steep(tmp_path, monkeypatch):
+    """A folder to be in, with tasks of one's own; one of which the model has a depth."""
+    (tmp_path / "steep_tasks.py").write_text(textwrap.dedent(MINE))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "steep_tasks:Steep"
+    sys.modules.pop("steep_tasks", None)
