@@ -84,6 +84,13 @@ def decide(
     return Decision(rows, [_decide_row(*each, options) for each in zip(rows, weights, strict=True)])
 
 
+def refused_last(ledger: Ledger) -> list[bool]:
+    """Which ledgers, being full, did not take the last gradient they saw, one or more steps ago."""
+    steps = ledger.counters[:, STEPS].tolist()
+    births = ledger.birth.tolist()
+    return [min(row) > 0 and max(row) < step for row, step in zip(births, steps, strict=True)]
+
+
 def commit(ledger: Ledger, decision: Decision, decay: float) -> None:
     """Write a decision down, in place: enter the gradient, then decay every priority."""
     for row, move in zip(decision.rows, decision.moves, strict=True):

@@ -1,17 +1,26 @@
-"""A step of an optimizer by fused passes: which of its runs they take, and what goes in."""
+"""A step of an optimizer by fused passes: which of its runs they take, and what goes in.
+
+A step is bound by the bytes it moves, and goes over the data twice: for the norms, by which the
+memory decides, and for the update and what enters the memory. But the update does not depend on the
+decision where all stored gradients weigh alike. So of a ledger that refused its last gradient, norm
+and update share the first pass; where it refuses this one too, there is nothing left to do.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from gradmem.memory import on_host
 from gradmem.memory import slots as storage
+from gradmem.memory.aggregates import is_uniform, uniform_of_one
 from gradmem.memory.formats import stored_dtype
 from gradmem.memory.ledger import Move
 from gradmem.memory.sharding import locals_of
@@ -33,12 +42,14 @@ class Given(NamedTuple):
         rows: which ledger each belongs to.
         grads: their gradients, or what is offered in their place, as `native.in_order_of` has it.
         addresses: where those lie.
+        ahead: of which ledgers the parameters have taken their step, before the decision.
     """
 
     params: list[Tensor]
     rows: list[int]
     grads: list[Tensor]
     addresses: array[int]
+    ahead: Sequence[bool] | None = None
 
 
 def takes(optimizer: MemoryOptimizer, memory: Memory, run: Run) -> bool:
@@ -58,18 +69,63 @@ def norms(optimizer: MemoryOptimizer, memory: Memory) -> Norms | None:
     for run in memory.runs:
         run.given = None  # of a step that an error ended
     theirs = all(takes(optimizer, memory, run) for run in memory.runs)
-    return _norms if theirs and not memory.sharded else None
+    return functools.partial(_norms, optimizer) if theirs and not memory.sharded else None
 
 
-def _norms(memory: Memory, vectors: Sequence[Gradients]) -> Tensor:
+def _norms(optimizer: MemoryOptimizer, memory: Memory, vectors: Sequence[Gradients]) -> Tensor:
     squares: list[list[float]] = [[] for _ in memory.rows]
     (gradients,) = vectors
+    ahead = _ahead(optimizer, memory)
     for run in memory.runs:
         given = run.given = gather(run, gradients)
-        each = native.squared_norms(given.grads, given.addresses) if given.params else []
+        each = _measured(optimizer, memory, run, ahead) if given.params else []
         for row, value in zip(given.rows, each, strict=True):
             squares[row].append(value)
     return row_norms(memory, [squares])
+
+
+def _ahead(optimizer: MemoryOptimizer, memory: Memory) -> native.Pass | None:
+    """The updates that can be made before the decisions, where it is likely that they are all there
+    is to do; None if there are none.
+
+    Not where an error could still end the step, which is to change nothing then.
+    """
+    plan = optimizer._plan
+    safe = plan is not None and not plan.plain and all(map(_decides_by_itself, plan.memories))
+    if not safe or optimizer._observer is not None:
+        return None
+    refused = on_host.refused_last(memory.ledger)
+    if not any(refused):
+        return None
+    options = memory.options
+    weights = uniform_of_one(str(options.aggregate), options.capacity, options.kappa)
+    move = Move(*weights, slots=None, slot=0, write=False, renew=False)
+    return native.Pass([move] * len(refused), refused)
+
+
+def _decides_by_itself(memory: Memory) -> bool:
+    """Whether no function of a user's and no other rank has a say in it."""
+    options = memory.options
+    return isinstance(options.policy, str) and is_uniform(options.aggregate) and not memory.peers
+
+
+def _measured(
+    optimizer: MemoryOptimizer, memory: Memory, run: Run, ahead: native.Pass | None
+) -> list[float]:
+    """Squared norms of what the run is given; on the way, the updates that go ahead."""
+    given: Given = run.given
+    if ahead is None or not any(ahead.update[row] for row in given.rows):
+        return native.squared_norms(given.grads, given.addresses)
+    kernel = optimizer._kernel(optimizer.param_groups[run.group])
+    layout = _last_layout(optimizer, run, given, kernel)
+    if layout is None:
+        return native.squared_norms(given.grads, given.addresses)
+    run.given = given._replace(ahead=ahead.update)
+    squares = native.step(
+        kernel, layout, given.addresses, ahead, memory.options.capacity, measure=True
+    )
+    _touch(given, ahead.update)
+    return squares
 
 
 def row_norms(memory: Memory, vectors: Sequence[Sequence[Sequence[float]]]) -> Tensor:
@@ -118,7 +174,7 @@ def step(
             _age_others(optimizer, run, grads, moves)
         return taken
     given, run.given = run.given or gather(run, offers), None
-    if given.params:
+    if given.params and not _is_done(given, moves):
         kernel = optimizer._kernel(optimizer.param_groups[run.group])
         layout, fresh = _layout(optimizer, memory, run, given, kernel)
         if not layout.fits:
@@ -129,6 +185,13 @@ def step(
     if len(given.params) < len(run.parameters):
         _age_others(optimizer, run, grads, moves)
     return True
+
+
+def _is_done(given: Given, moves: Sequence[Move]) -> bool:
+    """Whether all updates were made ahead, and no gradient enters the memory."""
+    return given.ahead is not None and all(
+        given.ahead[row] and not moves[row].write for row in given.rows
+    )
 
 
 def _age_others(
@@ -150,16 +213,10 @@ def _layout(
     """That of the last step if it still holds; else a new one, with state made where need be, and
     for whom it was.
     """
-    params, state, last = given.params, optimizer.state, run.layout
-    if (
-        last is not None
-        and len(params) == len(last.params)
-        and all(map(operator.is_, params, last.params))
-        and last.keys == kernel.states
-        and all(map(operator.is_, map(state.get, params), last.entries))
-        and last.is_current()
-    ):
+    last = _last_layout(optimizer, run, given, kernel)
+    if last is not None:
         return last, None
+    params, state = given.params, optimizer.state
     key = kernel.states[0]
     fresh = [key is not None and state[p].get(key) is None for p in params]
     optimizer._make_state({**optimizer.param_groups[run.group], "params": params})
@@ -169,6 +226,23 @@ def _layout(
     layout = native.Layout(locals_of(params), given.rows, entries, kernel.states)
     run.layout = None if run.sharded else layout
     return layout, fresh
+
+
+def _last_layout(
+    optimizer: MemoryOptimizer, run: Run, given: Given, kernel: Kernel
+) -> native.Layout | None:
+    """That of the last step if it still holds."""
+    params, state, last = given.params, optimizer.state, run.layout
+    if (
+        last is not None
+        and len(params) == len(last.params)
+        and all(map(operator.is_, params, last.params))
+        and last.keys == kernel.states
+        and all(map(operator.is_, map(state.get, params), last.entries))
+        and last.is_current()
+    ):
+        return cast(native.Layout, last)
+    return None
 
 
 def _unmake(
@@ -193,14 +267,21 @@ def _pass(
     kernel, layout, fresh = how
     observer, capacity = optimizer._observer, memory.options.capacity
     updates = None if observer is None else [torch.empty_like(part) for part in layout.params]
-    native.step(kernel, layout, given.addresses, moves, capacity, fresh, updates)
-    # As after any operation in place: autograd refuses what it has saved of them.
-    torch.autograd.graph.increment_version(given.params)
+    to_come = [True] * len(moves) if given.ahead is None else [not done for done in given.ahead]
+    what = native.Pass(moves, to_come)
+    native.step(kernel, layout, given.addresses, what, capacity, fresh=fresh, updates=updates)
+    _touch(given, to_come)
     if any(move.renew for move in moves):
         both = zip(given.params, given.rows, strict=True)
         storage.renew([store_of(optimizer.state[p]) for p, row in both if moves[row].renew])
     if observer is not None and updates is not None:
         _tell(observer, memory, given, grads, updates)
+
+
+def _touch(given: Given, changed: Sequence[bool]) -> None:
+    """As after any operation in place: autograd refuses what it has saved of these parameters."""
+    params = [p for p, row in zip(given.params, given.rows, strict=True) if changed[row]]
+    torch.autograd.graph.increment_version(params)
 
 
 def _tell(

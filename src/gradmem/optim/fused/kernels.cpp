@@ -5,9 +5,10 @@
 // every array is read once and written once. Each tensor is cut into chunks, which threads share,
 // and each chunk into blocks whose intermediate results stay in the first-level cache.
 //
-// Per block: u = current * g + stored * S (+ weights[k] * slot k); the rule's step along u; and, if
-// the gradient enters the memory, S = (S - old) + new with what the slot reads before and after.
-// Arithmetic is in float, or double for double parameters.
+// Per block, each of them if it is asked for: u = current * g + stored * S (+ weights[k] * slot k)
+// and the rule's step along u; the squares of g, summed; and, where the gradient enters the memory,
+// S = (S - old) + new with what the slot reads before and after. Arithmetic is in float, or double
+// for double parameters.
 
 #include <algorithm>
 #include <cmath>
@@ -48,6 +49,7 @@ struct Move {
   const double* weights;  // of each slot in u; null if S has them all
   int64_t capacity;
   int64_t slot;           // that the gradient enters, or -1
+  int64_t update;         // whether the parameters take their step
 };
 
 // What changes from step to step, by tensor, and the moves by row.
@@ -56,6 +58,7 @@ struct Call {
   const Move* moves;
   void* const* updates;      // take u, for an observer; or null
   const uint8_t* fresh;      // whose state was made just now; or null
+  double* squares;           // take the squared norm of each gradient; or null
 };
 
 enum Type : int64_t { kFloat32, kFloat64, kBfloat16, kFloat16, kInt8 };
@@ -397,6 +400,48 @@ void in_parallel(const std::vector<Chunk>& chunks, int64_t threads, F&& f) {
     for (int64_t c = ends[part]; c < ends[part + 1]; c++) f(c, chunks[c]);
 }
 
+// Adds chunk sums up by tensor, in their order: the result does not depend on the threads.
+void add_up(const std::vector<Chunk>& chunks, const std::vector<double>& parts, int64_t count,
+            double* out) {
+  std::fill(out, out + count, 0.0);
+  for (size_t c = 0; c < chunks.size(); c++) out[chunks[c].tensor] += parts[c];
+}
+
+// A sum of squares that grows by pieces of x; the same for any pieces of whole blocks of 32. In vectors
+// of a fixed width: a compiler that chose one would do so by alignment, and bits would depend on it.
+template <class W> class Squares {
+ public:
+  void add(const W* x, int64_t n) {
+    Vector next;
+    int64_t i = 0;
+    for (; i + kVectors * kWidth <= n; i += kVectors * kWidth) {
+      for (int64_t k = 0; k < kVectors; k++) {
+        std::memcpy(&next, x + i + k * kWidth, sizeof next);
+        sums[k] += next * next;
+      }
+    }
+    for (; i < n; i++) rest += x[i] * x[i];
+  }
+  double total() const {
+    double sum = rest;
+    for (int64_t k = 0; k < kVectors; k++)
+      for (int64_t lane = 0; lane < kWidth; lane++) sum += sums[k][lane];
+    return sum;
+  }
+
+ private:
+  typedef W Vector __attribute__((vector_size(32)));
+  static constexpr int64_t kWidth = sizeof(Vector) / sizeof(W), kVectors = 4;
+  Vector sums[kVectors] = {};
+  W rest = 0;
+};
+
+template <class W> double sum_of_squares(const W* x, int64_t n) {
+  Squares<W> squares;
+  squares.add(x, n);
+  return squares.total();
+}
+
 double raise_step(const Tensor& t) {
   if (!t.step) return 0;
   return t.step_is_double ? *static_cast<double*>(t.step) += 1 : *static_cast<float*>(t.step) += 1;
@@ -430,13 +475,33 @@ void update_block(const Tensor& t, const Move& move, const W* __restrict g, void
 // All that is done with n elements of one tensor, beginning at `from`.
 template <class P, class Slot, class Rule>
 void step_block(const Tensor& t, const Move& move, const void* grad, void* update, const Rule& rule,
-                int64_t from, int64_t n) {
+                Squares<Wide<P>>* squares, int64_t from, int64_t n) {
   using W = Wide<P>;
   alignas(64) W wide[kBlock];
   const W* g = read<P, W>(static_cast<const P*>(grad) + from, n, wide);
-  for (int64_t i = 0; i < n; i += kStepBlock)
-    update_block<P, Slot>(t, move, g + i, update, rule, from + i, std::min(kStepBlock, n - i));
+  if (move.update) {
+    for (int64_t i = 0; i < n; i += kStepBlock)
+      update_block<P, Slot>(t, move, g + i, update, rule, from + i, std::min(kStepBlock, n - i));
+  }
+  if (squares) squares->add(g, n);
   if (move.slot >= 0) Slot::exchange(t, move.slot, from, n, g, static_cast<W*>(t.total) + from);
+}
+
+// The same with a chunk of it; the sum of squares, if it is asked for, is that of squares_all.
+template <class P, class Slot, class Rule>
+double step_chunk(const Tensor& t, const Move& move, const void* grad, void* update,
+                  const Rule& rule, bool squares, const Chunk& c) {
+  const int64_t end = c.from + c.size;
+  double sum = 0;
+  for (int64_t block = c.from; block < end; block += kBlock) {
+    Squares<Wide<P>> of_block;
+    const int64_t block_end = std::min(end, block + kBlock);
+    for (int64_t i = block; i < block_end; i += Slot::kAtOnce)
+      step_block<P, Slot>(t, move, grad, update, rule, squares ? &of_block : nullptr, i,
+                          std::min(Slot::kAtOnce, block_end - i));
+    sum += of_block.total();
+  }
+  return sum;
 }
 
 template <template <class> class Rule, class P>
@@ -444,19 +509,23 @@ void step_all(const Tensor* tensors, int64_t count, const Call& call, int64_t sl
               const double* options, int64_t threads) {
   std::vector<Rule<Wide<P>>> rules;
   rules.reserve(count);
-  for (int64_t i = 0; i < count; i++)
-    rules.emplace_back(options, raise_step(tensors[i]), call.fresh && call.fresh[i]);
+  for (int64_t i = 0; i < count; i++) {
+    const double t = call.moves[tensors[i].row].update ? raise_step(tensors[i]) : 0;
+    rules.emplace_back(options, t, call.fresh && call.fresh[i]);
+  }
+  const auto chunks = chunks_of(count, [&](int64_t i) { return tensors[i].size; });
+  std::vector<double> parts(chunks.size());
   with_slot<Wide<P>>(slot_type, [&](auto slot) {
-    const auto chunks = chunks_of(count, [&](int64_t i) { return tensors[i].size; });
-    in_parallel(chunks, threads, [&](int64_t, const Chunk& c) {
+    in_parallel(chunks, threads, [&](int64_t number, const Chunk& c) {
       const Tensor& t = tensors[c.tensor];
-      void* update = call.updates ? call.updates[c.tensor] : nullptr;
-      constexpr int64_t block = decltype(slot)::kAtOnce;
-      for (int64_t b = 0; b < c.size; b += block)
-        step_block<P, decltype(slot)>(t, call.moves[t.row], call.grads[c.tensor], update,
-                                      rules[c.tensor], c.from + b, std::min(block, c.size - b));
+      const Move& move = call.moves[t.row];
+      if (!move.update && !call.squares && move.slot < 0) return;
+      parts[number] = step_chunk<P, decltype(slot)>(
+          t, move, call.grads[c.tensor], call.updates ? call.updates[c.tensor] : nullptr,
+          rules[c.tensor], call.squares, c);
     });
   });
+  if (call.squares) add_up(chunks, parts, count, call.squares);
 }
 
 template <template <class> class Rule>
@@ -466,34 +535,6 @@ void step(const Tensor* tensors, int64_t count, const Call* call, int64_t type, 
   if (type == kFloat64) step_all<Rule, double>(tensors, count, *call, slot_type, options, threads);
   if (type == kBfloat16)
     step_all<Rule, Bfloat16>(tensors, count, *call, slot_type, options, threads);
-}
-
-// In vectors of a fixed width: a compiler that chose one would do so by alignment, and bits would
-// depend on it.
-template <class W> double sum_of_squares(const W* x, int64_t n) {
-  typedef W Vector __attribute__((vector_size(32)));
-  constexpr int64_t kWidth = sizeof(Vector) / sizeof(W), kVectors = 4;
-  Vector sums[kVectors] = {}, next;
-  int64_t i = 0;
-  for (; i + kVectors * kWidth <= n; i += kVectors * kWidth) {
-    for (int64_t k = 0; k < kVectors; k++) {
-      std::memcpy(&next, x + i + k * kWidth, sizeof next);
-      sums[k] += next * next;
-    }
-  }
-  W rest = 0;
-  for (; i < n; i++) rest += x[i] * x[i];
-  double sum = rest;
-  for (int64_t k = 0; k < kVectors; k++)
-    for (int64_t lane = 0; lane < kWidth; lane++) sum += sums[k][lane];
-  return sum;
-}
-
-// Adds chunk sums up by tensor, in their order: the result does not depend on the threads.
-void add_up(const std::vector<Chunk>& chunks, const std::vector<double>& parts, int64_t count,
-            double* out) {
-  std::fill(out, out + count, 0.0);
-  for (size_t c = 0; c < chunks.size(); c++) out[chunks[c].tensor] += parts[c];
 }
 
 template <class P>

@@ -13,7 +13,7 @@ import operator
 import struct
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,8 +37,8 @@ _PARAMETERS = (torch.float32, torch.float64, torch.bfloat16)
 
 # The structures of kernels.cpp.
 _TENSOR = struct.Struct("=q4Q3QQqq")  # size; param, total, slots, scales; states; step, type; row
-_MOVE = struct.Struct("=ddQqq")  # current, stored; weights; capacity, slot
-_CALL = struct.Struct("=4Q")  # grads, moves, updates, fresh
+_MOVE = struct.Struct("=ddQ3q")  # current, stored; weights; capacity, slot, update
+_CALL = struct.Struct("=5Q")  # grads, moves, updates, fresh, squares
 
 
 @functools.cache
@@ -216,33 +216,49 @@ def _apart(tensors: Sequence[Tensor]) -> bool:
     return all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
 
 
+class Pass(NamedTuple):
+    """What a pass does, ledger by ledger.
+
+    Attributes:
+        moves: what each does; where one writes, the gradients enter the memory.
+        update: whose parameters take their step, combined with the memory as it was.
+    """
+
+    moves: Sequence[Move]
+    update: Sequence[bool]
+
+
 def step(
     kernel: Kernel,
     layout: Layout,
     grads: array[int],
-    moves: Sequence[Move],
+    what: Pass,
     capacity: int,
+    *,
     fresh: Sequence[bool] | None = None,
     updates: Sequence[Tensor] | None = None,
-) -> None:
+    measure: bool = False,
+) -> list[float]:
     """One pass: combine with the memory, step along that, and let the memory take the gradients.
 
-    `grads` are `pointers` in the order of the layout; moves by row. `fresh` says whose
-    state was made just now; `updates` take what the rule steps along.
+    `grads` are `pointers` in the order of the layout. `fresh` says whose state was made just now;
+    `updates` take what the rule steps along. With `measure`, returns what `squared_norms` does.
     """
-    weights = [_weights(move) for move in moves]
+    weights = [_weights(move) for move in what.moves]
     rows = [
-        (move.current, move.stored, _address(own), capacity, move.slot if move.write else -1)
-        for move, own in zip(moves, weights, strict=True)
+        (move.current, move.stored, _address(own), capacity, move.slot if move.write else -1, does)
+        for move, own, does in zip(what.moves, weights, what.update, strict=True)
     ]
     table = array("B", b"".join(_MOVE.pack(*row) for row in rows))
     new = None if fresh is None else array("B", fresh)
     out = None if updates is None else pointers(updates)
-    call = _CALL.pack(*map(_address, (grads, table, out, new)))
+    squares = _zeros(len(grads)) if measure else None
+    call = _CALL.pack(*map(_address, (grads, table, out, new, squares)))
     options = array("d", map(float, kernel.options))
     getattr(library(), f"gradmem_{kernel.name}")(
         layout.packed, len(grads), call, *layout.types, _address(options), torch.get_num_threads()
     )
+    return [] if squares is None else list(squares)
 
 
 def squared_norms(tensors: Sequence[Tensor], addresses: array[int]) -> list[float]:
