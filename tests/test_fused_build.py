@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -98,8 +99,11 @@ def test_what_was_compiled_is_found_again(compiler, tmp_path, fresh):
 def test_another_source_or_compiler_is_compiled_anew(compiler, tmp_path, fresh, monkeypatch):
     found = compiler()
     build.library()
-    monkeypatch.setattr(build, "SOURCE", tmp_path / "other.cpp")
-    build.SOURCE.write_text("// another")
+    sources = build.SOURCES
+    monkeypatch.setattr(build, "SOURCES", tmp_path / "other")
+    shutil.copytree(sources, build.SOURCES)
+    with (build.SOURCES / "rules.h").open("a") as header:
+        header.write("// another")
     fresh()
     build.library()
     monkeypatch.setenv("CXX", f"'{found.path}' -DOTHER")

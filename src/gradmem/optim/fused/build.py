@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = Path(__file__).with_name("kernels")
 
 # By what torch found the processor to have.
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
@@ -70,8 +70,8 @@ def _library() -> ctypes.CDLL:
     options = [*_OPTIONS, *_FEATURES.get(torch.backends.cpu.get_cpu_capability(), [])]
     linked = [*_openmp(), "-Wl,--as-needed"] if sys.platform == "linux" else []
     version = _run([*compiler, "--version"])
-    source = SOURCE.read_text(encoding="utf-8")
-    parts = (source, *compiler, version, platform.machine(), *options, *linked)
+    sources = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.iterdir())]
+    parts = (*sources, *compiler, version, platform.machine(), *options, *linked)
     name = "kernels-" + _digest("\n".join(parts).encode())
     path = _found(name) or _build(name, [*compiler, *linked[-1:], *options], linked[:-1])
     return _declared(ctypes.CDLL(str(path)))
@@ -155,7 +155,7 @@ def _build(name: str, command: Sequence[str], libraries: Sequence[str]) -> Path:
     room = _room()
     with tempfile.TemporaryDirectory(dir=room, prefix="building-") as folder:
         made = Path(folder) / f"{name}.so"
-        _run([*command, str(SOURCE), *libraries, "-o", str(made)])
+        _run([*command, str(SOURCES / "kernels.cpp"), *libraries, "-o", str(made)])
         return made.replace(room / f"{name}-{_digest(made.read_bytes())}.so")
 
 

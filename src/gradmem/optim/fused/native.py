@@ -1,4 +1,4 @@
-"""The fused pass on the CPU: tensors in, one call of a C function (kernels.cpp).
+"""The fused pass on the CPU: tensors in, one call of a C function (kernels/).
 
 What the kernels take: dense parameters of float32, float64 or bfloat16 on the CPU, whose gradient,
 slots, sum and state lie in memory in the same order.
@@ -25,7 +25,7 @@ from gradmem.optim.fused.build import BuildError, library
 from gradmem.optim.fused.kernel import Kernel, warn_of_fallback
 from gradmem.optim.state import PRIORITY, STORE_KEYS, store_of
 
-# As the enumeration in kernels.cpp.
+# As the enumeration in kernels/numbers.h.
 _TYPES = {
     torch.float32: 0,
     torch.float64: 1,
@@ -35,7 +35,7 @@ _TYPES = {
 }
 _PARAMETERS = (torch.float32, torch.float64, torch.bfloat16)
 
-# The structures of kernels.cpp.
+# The structures of kernels/memory.h.
 _TENSOR = struct.Struct("=q4Q3QQqq")  # size; param, total, slots, scales; states; step, type; row
 _MOVE = struct.Struct("=ddQ3q")  # current, stored; weights; capacity, slot, update
 _CALL = struct.Struct("=5Q")  # grads, moves, updates, fresh, squares
