@@ -110,7 +110,7 @@ def squared_norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     parts = [_blocks(tensor) for tensor in tensors]
     blocks = [block for some in parts for block in some]
     if _prefer_dots(blocks):
-        squares = torch.stack([torch.dot(block, block) for block in map(flat, blocks)]).double()
+        squares = torch.stack([torch.dot(block, block) for block in map(_vector, blocks)]).double()
     else:
         squares = _norms(blocks, device).square()
     return _sum_rows(squares, [len(some) for some in parts])
@@ -140,12 +140,15 @@ def _prefer_dots(tensors: Sequence[Tensor]) -> bool:
 
 
 def _sum_rows(values: Tensor, counts: Sequence[int]) -> Tensor:
-    """Sum consecutive runs of the given lengths in the last dimension.
-
-    No index tensor: making one would synchronise.
-    """
+    """Sum consecutive runs of the given lengths in the last dimension."""
     if all(count == 1 for count in counts):
         return values
+    if len(counts) == 1:
+        return values.sum(dim=-1, keepdim=True)
+    if values.device.type == "cpu":
+        owners = torch.repeat_interleave(torch.tensor(counts))
+        return values.new_zeros(*values.shape[:-1], len(counts)).index_add_(-1, owners, values)
+    # Three calls a run, but no index tensor: to make one would be to wait for the accelerator.
     runs = torch.split(values, list(counts), dim=-1)
     return torch.stack([run.sum(dim=-1) for run in runs], dim=-1)
 
@@ -154,6 +157,10 @@ def _blocks(tensor: Tensor) -> Sequence[Tensor]:
     if tensor.numel() <= BLOCK:
         return [tensor]
     return torch.split(flat(tensor), BLOCK)
+
+
+def _vector(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dim() == 1 else flat(tensor)
 
 
 def _norms(tensors: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -37,6 +37,11 @@ class Store(NamedTuple):
         """Whether the slots are in the host's memory, and the sum is not."""
         return offload.is_apart(self.slots, self.total)
 
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether all of it is in the host's memory, and a slot holds the numbers themselves."""
+        return self.scales is None and self.total.device.type == "cpu" and not self.is_apart
+
     def row(self, slot: int) -> tuple[Tensor, Tensor | None]:
         """One slot where it lies, and its scales if it has any."""
         return self.slots[slot], None if self.scales is None else self.scales[slot]
@@ -151,6 +156,13 @@ def prefetch(stores: Sequence[Store], slot: int) -> None:
 
 def exchange(stores: Sequence[Store], grads: list[Tensor], slot: int) -> None:
     """``S += g - slot; slot = g`` for every parameter, the slot known on the host."""
+    if all(store.is_at_hand for store in stores):  # one after the other, as they stay in cache
+        for store, grad in zip(stores, grads, strict=True):
+            row = store.slots[slot]
+            store.total.sub_(row)
+            row.copy_(encode(grad, row.dtype)[0])
+            store.total.add_(row)
+        return
     sums = [store.total for store in stores]
     torch._foreach_sub_(sums, [store.read(slot) for store in stores])
     new = [store.write(slot, grad) for store, grad in zip(stores, grads, strict=True)]

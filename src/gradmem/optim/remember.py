@@ -23,7 +23,7 @@ from gradmem.memory.policies import Directions, Offer
 from gradmem.memory.sharding import PLAIN, local, local_gradient, sum_over_group
 from gradmem.memory.slots import Store
 from gradmem.optim.plan import Memory
-from gradmem.optim.state import SUM, Row, State, entry_of, holds_memory, store_of
+from gradmem.optim.state import PRIORITY, SUM, Row, State, entry_of, holds_memory, store_of
 
 Gradients: TypeAlias = Mapping[Tensor, Tensor]
 Decision: TypeAlias = on_host.Decision | on_device.Decision
@@ -128,15 +128,16 @@ def entry_for(p: Tensor, state: State, options: MemoryOptions) -> Row:
     torch classes make their own state only while ``state[p]`` is empty, so a new one is put there,
     by `attach`, after the base's first update.
     """
-    if holds_memory(state, p):
-        return state[p]
+    held = state.get(p)
+    if held is not None and PRIORITY in held:
+        return held
     on_host = options.memory_device is not None
     return entry_of(storage.allocate(p, options.capacity, options.format, on_host=on_host))
 
 
 def attach(memory: Memory, row: int, state: State, p: Tensor, entry: Row) -> None:
     """Keep a new entry in the state, and show the ledger there."""
-    if not holds_memory(state, p):
+    if PRIORITY not in entry:
         state[p].update(entry)
         memory.attach(p, row, state)
 

@@ -152,15 +152,17 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
         self, memory: Memory, portion: Portion, grads: Gradients, offers: Gradients, move: Move
     ) -> None:
         """Update the parameters that have a gradient, then let the memory take it."""
-        present = [i for i, p in enumerate(portion.parameters) if p in grads]
-        if present:
-            params = [portion.parameters[i] for i in present]
+        params, narrow, wide = portion.parameters, portion.narrow, portion.wide
+        found = list(map(grads.get, params))
+        own = [grad for grad in found if grad is not None]
+        if len(own) < len(found):
+            some = [i for i, grad in enumerate(found) if grad is not None]
+            params, narrow, wide = ([each[i] for i in some] for each in (params, narrow, wide))
+        if params:
             group = {**self.param_groups[portion.group], "params": params}
-            own = [grads[p] for p in params]
-            offered = [offers[p] for p in params]
+            offered = own if offers is grads else [offers[p] for p in params]
             entries = [entry_for(p, self.state, memory.options) for p in params]
-            stores = [store_of(entry) for entry in entries]
-            narrow, wide = [portion.narrow[i] for i in present], [portion.wide[i] for i in present]
+            stores = list(map(store_of, entries))
             updates = combined(narrow, wide, offered, stores, move)
             if self._torch_kernel:
                 group["fused"] = fused_option(group, self.state, updates)
@@ -172,7 +174,7 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
             for p, entry in zip(params, entries, strict=True):
                 attach(memory, portion.row, self.state, p, entry)
             retain(stores, offered, move)
-        if len(present) < len(portion.parameters):
+        if len(own) < len(found):
             absent = [p for p in portion.parameters if p not in grads]
             retain_nothing(absent, self.state, move)
 

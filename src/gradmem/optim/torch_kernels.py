@@ -18,6 +18,7 @@ from gradmem.optim.plan import Group
 from gradmem.optim.state import MEMORY_KEYS, State
 
 _TYPES = (torch.float32, torch.float64)
+_NOT_OF_THE_BASE = frozenset(MEMORY_KEYS)
 
 
 def fused_option(group: Group, state: State, updates: Sequence[Tensor]) -> bool | None:
@@ -31,24 +32,22 @@ def fused_option(group: Group, state: State, updates: Sequence[Tensor]) -> bool 
         return chosen
     if chosen is None and isinstance(group["lr"], Tensor):
         return None
-    if _fit(params, [_base_state(p, state) for p in params], updates):
+    if _fit(params, [state.get(p, {}) for p in params], updates):
         return True
     return None if chosen is None else False
-
-
-def _base_state(p: Tensor, state: State) -> dict[str, Any]:
-    return {key: value for key, value in state.get(p, {}).items() if key not in MEMORY_KEYS}
 
 
 def _fit(
     params: Sequence[Tensor], entries: Sequence[dict[str, Any]], updates: Sequence[Tensor]
 ) -> bool:
-    tensors = [t for entry in entries for t in entry.values() if isinstance(t, Tensor)]
-    steps = [entry["step"] for entry in entries if "step" in entry]
+    keys = entries[0].keys() - _NOT_OF_THE_BASE
+    if not all(entry.keys() - _NOT_OF_THE_BASE == keys for entry in entries):
+        return False
+    steps = [entry["step"] for entry in entries] if "step" in keys else []
+    values = [entry[key] for key in keys for entry in entries]
+    kept = [value for value in values if isinstance(value, Tensor)]
     return (
-        all(p.dtype in _TYPES and local(p).is_contiguous() for p in params)
-        and all(tensor.is_contiguous() for tensor in updates)
-        and all(local(tensor).is_contiguous() for tensor in tensors)
+        all(p.dtype in _TYPES for p in params)
         and all(step.dtype is torch.float32 for step in steps)
-        and len({frozenset(entry) for entry in entries}) == 1
+        and all(map(Tensor.is_contiguous, [*updates, *map(local, params), *map(local, kept)]))
     )
