@@ -53,15 +53,18 @@ void add_up(const std::vector<Chunk>& chunks, const std::vector<double>& parts, 
 // of a fixed width: a compiler that chose one would do so by alignment, and bits would depend on it.
 template <class W> class Squares {
  public:
-  void add(const W* x, int64_t n) {
-    Vector next;
+  // A function of its own: what compilers make of it within a caller takes 1.3 times as long.
+  __attribute__((noinline)) void add(const W* x, int64_t n) {
+    Vector inner[kVectors], next;  // the members would go to memory and back every time
+    std::memcpy(inner, sums, sizeof sums);
     int64_t i = 0;
     for (; i + kVectors * kWidth <= n; i += kVectors * kWidth) {
       for (int64_t k = 0; k < kVectors; k++) {
         std::memcpy(&next, x + i + k * kWidth, sizeof next);
-        sums[k] += next * next;
+        inner[k] += next * next;
       }
     }
+    std::memcpy(sums, inner, sizeof sums);
     for (; i < n; i++) rest += x[i] * x[i];
   }
   double total() const {
