@@ -1,1 +1,1 @@
-"""One pass over the data for a whole step: `native` on the CPU, `compiled` on accelerators."""
+"""One pass over the data for a whole step: `native` on the CPU, `on_triton` on accelerators."""

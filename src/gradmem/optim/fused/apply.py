@@ -24,7 +24,7 @@ from gradmem.memory.aggregates import is_uniform, uniform_of_one
 from gradmem.memory.formats import stored_dtype
 from gradmem.memory.ledger import Move
 from gradmem.memory.sharding import locals_of
-from gradmem.optim.fused import compiled, native
+from gradmem.optim.fused import native, on_triton
 from gradmem.optim.fused.kernel import Kernel
 from gradmem.optim.plan import Memory, Run
 from gradmem.optim.remember import Gradients, Norms, Observer, attach, entry_for, retain_nothing
@@ -68,8 +68,9 @@ def norms(optimizer: MemoryOptimizer, memory: Memory) -> Norms | None:
     """The kernels' norms where all of a memory's runs are theirs; else None."""
     for run in memory.runs:
         run.given = None  # of a step that an error ended
-    theirs = all(takes(optimizer, memory, run) for run in memory.runs)
-    return functools.partial(_norms, optimizer) if theirs and not memory.sharded else None
+    if not all(takes(optimizer, memory, run) for run in memory.runs):
+        return on_triton.norms(optimizer, memory, ahead=_is_safe(optimizer))
+    return None if memory.sharded else functools.partial(_norms, optimizer)
 
 
 def _norms(optimizer: MemoryOptimizer, memory: Memory, vectors: Sequence[Gradients]) -> Tensor:
@@ -87,12 +88,8 @@ def _norms(optimizer: MemoryOptimizer, memory: Memory, vectors: Sequence[Gradien
 def _ahead(optimizer: MemoryOptimizer, memory: Memory) -> native.Pass | None:
     """The updates that can be made before the decisions, where it is likely that they are all there
     is to do; None if there are none.
-
-    Not where an error could still end the step, which is to change nothing then.
     """
-    plan = optimizer._plan
-    safe = plan is not None and not plan.plain and all(map(_decides_by_itself, plan.memories))
-    if not safe or optimizer._observer is not None:
+    if not _is_safe(optimizer):
         return None
     refused = on_host.refused_last(memory.ledger)
     if not any(refused):
@@ -101,6 +98,16 @@ def _ahead(optimizer: MemoryOptimizer, memory: Memory) -> native.Pass | None:
     weights = uniform_of_one(str(options.aggregate), options.capacity, options.kappa)
     move = Move(*weights, slots=None, slot=0, write=False, renew=False)
     return native.Pass([move] * len(refused), refused)
+
+
+def _is_safe(optimizer: MemoryOptimizer) -> bool:
+    """Whether updates may be made before decisions: no error can still end the step, which is to
+    change nothing then, and nobody asks for the updates.
+    """
+    plan = optimizer._plan
+    if plan is None or plan.plain or optimizer._observer is not None:
+        return False
+    return all(map(_decides_by_itself, plan.memories))
 
 
 def _decides_by_itself(memory: Memory) -> bool:
@@ -169,10 +176,7 @@ def step(
 ) -> bool:
     """Update a run's parameters and let the memory take what it is offered; False if not taken."""
     if not takes(optimizer, memory, run):
-        taken = compiled.step(optimizer, memory, run, offers, moves)
-        if taken:
-            _age_others(optimizer, run, grads, moves)
-        return taken
+        return on_triton.step(optimizer, memory, run, offers, moves)
     given, run.given = run.given or gather(run, offers), None
     if given.params and not _is_done(given, moves):
         kernel = optimizer._kernel(optimizer.param_groups[run.group])

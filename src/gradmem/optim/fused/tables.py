@@ -1,0 +1,321 @@
+"""Where the kernels of an accelerator find everything: tables of addresses in its own memory.
+
+They are made of Python numbers and sent from pinned memory, so that nothing waits for the device;
+and never written over: what a captured CUDA graph reads stays as it was when it was captured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradmem.memory.formats import blocks_of, is_dense, sum_dtype
+from gradmem.memory.on_device import is_capturing
+from gradmem.memory.slots import Store
+from gradmem.optim.fused.kernel import Kernel
+from gradmem.optim.remember import Gradients
+from gradmem.optim.state import STORE_KEYS, State
+
+BLOCK = 1024  # elements a program takes; a multiple of those that share a scale
+PARAMETERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+COUNTS = (torch.float32, torch.float64)
+# What is sent with a rule's options: weights of the gradient, and of each in a memory that is full.
+WEIGHTS = ("current", "stored")
+
+# What captured graphs read, and what they send at every replay. Nobody tells when a graph is gone,
+# so it is kept for good: less than 100 bytes a tensor and 8 a block of one, for every capture.
+_CAPTURED: list[Any] = []
+
+
+def keep_for_graph(*things: Any) -> None:
+    """Let these live as long as a graph that is being captured, if one is."""
+    if is_capturing():
+        _CAPTURED.extend(things)
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """A copy there, without waiting: the allocator of pinned memory knows when it has been made."""
+    if device.type == "cpu":
+        return host
+    return host.pin_memory().to(device, non_blocking=True)
+
+
+def column(values: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """A tensor of this type at whose address all of these lie, one after the other.
+
+    The first where they are the rows of one, as those of a decision are; else a copy.
+    """
+    first, size = values[0], values[0].nbytes
+    begin = first.data_ptr()
+    if first.dtype is dtype and all(
+        value.is_contiguous() and value.data_ptr() == begin + i * size
+        for i, value in enumerate(values)
+    ):
+        return first
+    return torch.stack(list(values)).to(dtype)
+
+
+class Inputs:
+    """What the host says anew at a step: where gradients are, and the options of the rule.
+
+    They are sent together, and only if one is another than at the last step.
+    """
+
+    def __init__(self, gradients: int, options: int, device: torch.device) -> None:
+        self._gradients = gradients
+        self._device = device
+        self._last: Any = None
+        self._stream: Any = None
+        self._sent = torch.empty(0)
+        # While a graph is captured, older versions of torch cannot pin memory.
+        self._spare = torch.empty(gradients + options, dtype=torch.int64)
+        if device.type != "cpu":
+            self._spare = self._spare.pin_memory()
+
+    def send(
+        self, addresses: array[int], options: Sequence[float | Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The addresses, int64, and the options, float64, on the device.
+
+        An option that is a tensor there is read there, by every replay of a graph too.
+        """
+        known = array("d", [0.0 if _is_away(option) else float(option) for option in options])
+        now, capturing = (addresses, known), is_capturing()
+        # Memory that is freed on one stream may be in use on another: what is sent is used on one.
+        stream = self._stream if capturing else _stream_of(self._device)
+        sent = self._sent
+        if (now, stream) != (self._last, self._stream):
+            numbers = torch.tensor(known, dtype=torch.float64).view(torch.int64)
+            host = torch.cat([torch.tensor(addresses, dtype=torch.int64), numbers])
+            if capturing:
+                sent = self._send_in_graph(host)
+            else:
+                sent = self._sent = to_device(host, self._device)
+                self._last, self._stream = now, stream
+        keep_for_graph(sent)
+        return sent[: self._gradients], _with_tensors(sent[self._gradients :], options)
+
+    def _send_in_graph(self, host: Tensor) -> Tensor:
+        """Sent at every replay, from memory that nothing else is written to."""
+        pinned, self._spare = self._spare, torch.empty(0)
+        if pinned.numel() < host.numel():  # a second graph from the same state
+            pinned = host.pin_memory()
+        pinned.copy_(host)
+        keep_for_graph(pinned)
+        return pinned.to(self._device, non_blocking=True)
+
+
+def _stream_of(device: torch.device) -> Any:
+    """The one that work for the device is put on at present."""
+    return None if device.type == "cpu" else torch.get_device_module(device).current_stream(device)
+
+
+def _is_away(option: float | Tensor) -> bool:
+    return isinstance(option, Tensor) and option.device.type != "cpu"
+
+
+def _with_tensors(sent: Tensor, options: Sequence[float | Tensor]) -> Tensor:
+    """The options sent, and those that are tensors on the device."""
+    numbers = sent.view(torch.float64)
+    if any(map(_is_away, options)):
+        numbers = numbers.clone()
+        for number, option in zip(numbers.unbind(), options, strict=True):
+            if isinstance(option, Tensor) and _is_away(option):
+                number.copy_(option.detach().reshape(()))
+    return numbers
+
+
+class Place(NamedTuple):
+    """All that a kernel goes through of one parameter.
+
+    Attributes:
+        param: the parameter.
+        row: which ledger it belongs to.
+        store: its part of the memory.
+        states: the rule's three tensors, None for one it does without.
+        step: its count of steps, where a kernel raises it.
+    """
+
+    param: Tensor
+    row: int
+    store: Store
+    states: tuple[Tensor | None, ...]
+    step: Any
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """In the order of the table's columns."""
+        slots, total, scales = self.store
+        return self.param, total, slots, scales, *self.states, self.step
+
+    def line(self) -> list[int]:
+        """This place's line in the table."""
+        addresses = [0 if t is None else t.data_ptr() for t in self.tensors()]
+        return [self.param.numel(), self.row, *addresses]
+
+    def fits(self, like: Place) -> bool:
+        """Whether all is of the type, shape and order in memory that a kernel goes through, the
+        types being those of another place.
+        """
+        p, store, step = self.param, self.store, self.step
+        return (
+            p.dtype in PARAMETERS
+            and (is_dense(p) or p.numel() == 0)
+            and not p.is_neg()
+            and type(p).__torch_dispatch__ is Tensor.__torch_dispatch__  # has data of its own
+            and (p.dtype, p.device) == (like.param.dtype, like.param.device)
+            and store.slots.dtype is like.store.slots.dtype
+            and all(t is None or t.device == p.device for t in self.tensors())
+            and _lies_as(store.total, p, sum_dtype(p.dtype))
+            and all(state is None or _lies_as(state, p, p.dtype) for state in self.states)
+            and _is_table(store.slots, p)
+            and (store.slots.dtype is not torch.int8 or _has_scales(store.slots, store.scales))
+            and (step is None or (step.numel() == 1 and step.dtype in COUNTS))
+            and (step is None or step.dtype is like.step.dtype)
+        )
+
+
+class Watch:
+    """Tensors in the state of parameters: whether they are still the same, and where they were."""
+
+    def __init__(self, params: Sequence[Tensor], state: State, keys: Sequence[str | None]) -> None:
+        self._params = params
+        self._entries = [state[p] for p in params]
+        used = [key for key in (*STORE_KEYS, *keys, "step") if key is not None]
+        found = [
+            (entry, key)
+            for entry in self._entries
+            for key in used
+            if isinstance(entry.get(key), Tensor)
+        ]
+        self._holders: list[Mapping[str, Any]] = [entry for entry, _ in found]
+        self._keys = [key for _, key in found]
+        self._seen = list(map(operator.getitem, self._holders, self._keys))
+        self._pointers = list(map(Tensor.data_ptr, self._seen))
+
+    def is_current(self, state: State) -> bool:
+        """Whether they are."""
+        entries = map(state.get, self._params)
+        if not all(map(operator.is_, entries, self._entries)):
+            return False
+        try:
+            now = map(operator.getitem, self._holders, self._keys)
+            same = all(map(operator.is_, now, self._seen))
+        except KeyError:
+            return False
+        return same and list(map(Tensor.data_ptr, self._seen)) == self._pointers
+
+
+class Ends(NamedTuple):
+    """Where parts end in lists that begin with the first part, after a zero."""
+
+    tensors: Tensor  # in chunks
+    rows: Tensor  # in chunks
+    row_tensors: Tensor  # in tensors
+
+
+class Layout:
+    """Where a run is: found once, looked at again at every step.
+
+    Attributes:
+        places: of the parameters that hold a memory.
+        params: these.
+        keys: of the rule's tensors in the state.
+        watch: whether the state is as it was.
+        fits: every place fits, and no two tensors share memory. Only then there is what follows.
+        table: all addresses, as triton_kernels.py has them; on the device, as all that follows.
+        chunks: tensor and block of each, those of a tensor and those of a row together.
+        ends: where the chunks of each tensor end, those of each row, and its tensors.
+        inputs: what is sent at a step.
+        corrections: room for two numbers a tensor.
+        every_row, no_row: masks of ledgers.
+    """
+
+    def __init__(self, places: Sequence[Place], state: State, kernel: Kernel, ledgers: int) -> None:
+        self.places = places
+        self.params = [place.param for place in places]
+        self.keys = kernel.states
+        self.watch = Watch(self.params, state, kernel.states)
+        # While these live nothing else can come to lie where a replaced tensor lay.
+        tensors = itertools.chain.from_iterable(place.tensors() for place in places)
+        self._aliases = [tensor.detach() for tensor in tensors if tensor is not None]
+        self.fits = all(place.fits(places[0]) for place in places) and _apart(self._aliases)
+        if not self.fits:
+            return
+        device = self.params[0].device
+        self._forms = [(p.shape, p.stride(), p.dtype, p.device) for p in self.params]
+        lines = torch.tensor([place.line() for place in places], dtype=torch.int64)
+        self.table = to_device(lines, device)
+        chunks = _chunks(self.params)
+        self.chunks = to_device(chunks, device)
+        ends = _ends(chunks, [place.row for place in places], ledgers)
+        self.ends = Ends(*(to_device(each, device) for each in ends))
+        self.inputs = Inputs(len(places), len(kernel.options) + len(WEIGHTS), device)
+        self.corrections = torch.empty(len(places), 2, dtype=torch.float64, device=device)
+        self.every_row = torch.ones(ledgers, dtype=torch.bool, device=device)
+        self.no_row = torch.zeros(ledgers, dtype=torch.bool, device=device)
+
+    def in_order(self, gradients: Gradients) -> list[Tensor | None]:
+        """What the parameters are offered: as it lies, or a copy in their own order and type."""
+        return [
+            grad
+            if grad is None
+            or ((grad.shape, grad.stride(), grad.dtype, grad.device) == form and not grad.is_neg())
+            else torch.empty_like(p).copy_(grad)
+            for p, form, grad in zip(
+                self.params, self._forms, map(gradients.get, self.params), strict=True
+            )
+        ]
+
+
+def addresses(tensors: Sequence[Tensor | None]) -> array[int]:
+    """Where each begins; 0 for none, and not for one that is empty, which no kernel reads."""
+    return array("q", [0 if tensor is None else tensor.data_ptr() or 1 for tensor in tensors])
+
+
+def _chunks(params: Sequence[Tensor]) -> Tensor:
+    """Tensor and block of every program, (programs, 2) int32."""
+    counts = torch.tensor([-(-p.numel() // BLOCK) for p in params])
+    tensors = torch.repeat_interleave(torch.arange(len(params)), counts)
+    before = counts.cumsum(0) - counts
+    blocks = torch.arange(len(tensors)) - before[tensors]
+    return torch.stack([tensors, blocks], dim=1).to(torch.int32)
+
+
+def _ends(chunks: Tensor, rows: Sequence[int], ledgers: int) -> Ends:
+    numbers = chunks[:, 0].contiguous().to(torch.int64)
+    tensors = torch.searchsorted(numbers, torch.arange(len(rows) + 1))
+    row_tensors = torch.searchsorted(torch.tensor(rows), torch.arange(ledgers + 1))
+    return Ends(tensors, tensors[row_tensors], row_tensors)
+
+
+def _lies_as(tensor: Tensor, p: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor has an element of this type for each of the parameter's, in their order."""
+    alike = tensor.shape == p.shape and (tensor.stride() == p.stride() or p.numel() == 0)
+    return alike and tensor.dtype is dtype and not tensor.is_neg()
+
+
+def _is_table(slots: Tensor, p: Tensor) -> bool:
+    """Whether these are slots of the parameter's elements, in their order, one after the other."""
+    one_by_one = len(slots) < 2 or slots.stride(0) == p.numel()
+    alike = slots.shape[1:] == p.shape
+    return alike and (p.numel() == 0 or (slots.stride()[1:] == p.stride() and one_by_one))
+
+
+def _has_scales(slots: Tensor, scales: Tensor | None) -> bool:
+    """Whether every block of every slot has its scale."""
+    shape = len(slots), blocks_of(slots[0].numel())
+    if scales is None:
+        return False
+    return scales.shape == shape and scales.is_contiguous() and scales.dtype is torch.float32
+
+
+def _apart(tensors: Sequence[Tensor]) -> bool:
+    """Whether no two of these dense tensors share memory: all are written to at once."""
+    spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors if t.numel() > 0)
+    return all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
