@@ -226,8 +226,7 @@ def _layout(
     optimizer._make_state({**optimizer.param_groups[run.group], "params": params})
     for p, row in zip(params, given.rows, strict=True):
         attach(memory, row, state, p, entry_for(p, state, memory.options))
-    entries = [state[p] for p in params]
-    layout = native.Layout(locals_of(params), given.rows, entries, kernel.states)
+    layout = native.Layout(params, given.rows, state, kernel.states)
     run.layout = None if run.sharded else layout
     return layout, fresh
 
@@ -242,8 +241,7 @@ def _last_layout(
         and len(params) == len(last.params)
         and all(map(operator.is_, params, last.params))
         and last.keys == kernel.states
-        and all(map(operator.is_, map(state.get, params), last.entries))
-        and last.is_current()
+        and last.watch.is_current(state)
     ):
         return cast(native.Layout, last)
     return None
@@ -270,7 +268,7 @@ def _pass(
 ) -> None:
     kernel, layout, fresh = how
     observer, capacity = optimizer._observer, memory.options.capacity
-    updates = None if observer is None else [torch.empty_like(part) for part in layout.params]
+    updates = None if observer is None else [torch.empty_like(part) for part in layout.parts]
     to_come = [True] * len(moves) if given.ahead is None else [not done for done in given.ahead]
     what = native.Pass(moves, to_come)
     native.step(kernel, layout, given.addresses, what, capacity, fresh=fresh, updates=updates)

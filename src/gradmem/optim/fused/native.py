@@ -6,24 +6,20 @@ slots, sum and state lie in memory in the same order.
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import itertools
-import operator
 import struct
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gradmem.memory.formats import blocks_of, is_dense, sum_dtype
 from gradmem.memory.ledger import Move
-from gradmem.memory.sharding import local
 from gradmem.optim.fused.build import BuildError, library
 from gradmem.optim.fused.kernel import Kernel, warn_of_fallback
-from gradmem.optim.state import PRIORITY, STORE_KEYS, store_of
+from gradmem.optim.fused.places import Place, Watch, aliases_of, are_apart, is_plain, place_of
+from gradmem.optim.state import State
 
 # As the enumeration in kernels/numbers.h.
 _TYPES = {
@@ -68,9 +64,7 @@ def takes(parameter: Tensor, slots: torch.dtype) -> bool:
         parameter.device.type == "cpu"
         and parameter.dtype in _PARAMETERS
         and (slots is not torch.float16 or bool(library().gradmem_has_float16()))
-        and (is_dense(parameter) or parameter.numel() == 0)
-        and not parameter.is_neg()
-        and type(parameter).__torch_dispatch__ is Tensor.__torch_dispatch__  # has data of its own
+        and is_plain(parameter)
     )
 
 
@@ -114,9 +108,10 @@ class Layout:
     """Where the kernels find parameters and state: found once, looked at again at every step.
 
     Attributes:
-        params: the parameters, this rank's parts.
-        entries: the state of each.
-        keys: of the rule's tensors there.
+        params: the parameters.
+        keys: of the rule's tensors in their state.
+        watch: whether the state is as it was; the plan sees to the parameters.
+        parts: of the parameters, on this rank.
         fits: every tensor is of the type, shape and order in memory that a kernel goes through,
             and none shares memory with another.
     """
@@ -125,95 +120,23 @@ class Layout:
         self,
         params: Sequence[Tensor],
         rows: Sequence[int],
-        entries: Sequence[Mapping[str, Any]],
+        state: State,
         keys: tuple[str | None, ...],
     ) -> None:
         self.params = params
-        self.entries = entries
         self.keys = keys
-        self.fits = True
-        self.types = _TYPES[params[0].dtype], _TYPES[store_of(entries[0]).slots.dtype]
-        self.packed = ctypes.create_string_buffer(_TENSOR.size * len(params))
-        # Of everything in the state that is used: who holds it, by which key, and what it was.
-        self._holders: list[Mapping[str, Any]] = []
-        self._keys: list[str] = []
-        self._seen: list[Tensor] = []
-        # While these live nothing else can come to lie where a replaced tensor lay.
-        self._aliases: list[Tensor] = []
-        for i, (p, row, entry) in enumerate(zip(params, rows, entries, strict=True)):
-            self._add(i, p, row, entry)
-        self._pointers = [local(tensor).data_ptr() for tensor in self._seen]
-        self.fits &= _apart(self._aliases)
-
-    def _add(self, i: int, p: Tensor, row: int, entry: Mapping[str, Any]) -> None:
-        slots, total, scales = store_of(entry)
-        three = (*self.keys, None, None, None)[:3]
-        states = [None if key is None else entry[key] for key in three]
-        states = [None if state is None else local(state) for state in states]
-        step = entry.get("step")
-        self.fits &= (
-            _lies_as(total, p, sum_dtype(p.dtype))
-            and all(state is None or _lies_as(state, p, p.dtype) for state in states)
-            and _is_table(slots, p, len(entry[PRIORITY]))
-            and _TYPES[slots.dtype] == self.types[1]
-            and (scales is None or _has_scales(slots, scales))
-            and (step is None or _is_count(step))
-        )
-        in_use = [p, total, slots, scales, *states, step]
-        used = (*STORE_KEYS, *self.keys, "step")
-        present = [key for key in used if key is not None and key in entry]
-        self._holders.extend(entry for _ in present)
-        self._keys.extend(present)
-        self._seen.extend(entry[key] for key in present)
-        self._aliases.extend(tensor.detach() for tensor in in_use if tensor is not None)
-        pointers = [0 if tensor is None else tensor.data_ptr() for tensor in in_use]
-        double = step is not None and step.dtype is torch.float64
-        _TENSOR.pack_into(self.packed, i * _TENSOR.size, p.numel(), *pointers, double, row)
-
-    def is_current(self) -> bool:
-        """Whether the tensors of the state are the same, and where they were; the plan sees to the
-        parameters.
-        """
-        try:
-            now = map(operator.getitem, self._holders, self._keys)
-            return (
-                all(map(operator.is_, now, self._seen))
-                and list(map(Tensor.data_ptr, self._seen)) == self._pointers
-            )
-        except KeyError:
-            return False
+        self.watch = Watch(params, state, keys)
+        places = [place_of(p, row, state[p], keys) for p, row in zip(params, rows, strict=True)]
+        self.parts = [place.param for place in places]
+        self._aliases = aliases_of(places)
+        self.fits = all(place.fits(places[0]) for place in places) and are_apart(self._aliases)
+        self.types = _TYPES[self.parts[0].dtype], _TYPES[places[0].store.slots.dtype]
+        self.packed = array("B", b"".join(map(_packed, places)) if self.fits else b"")
 
 
-def _lies_as(tensor: Tensor, p: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a tensor has an element of this type for each of the parameter's, in their order."""
-    alike = tensor.shape == p.shape and (tensor.stride() == p.stride() or p.numel() == 0)
-    return alike and tensor.dtype is dtype and tensor.is_cpu and not tensor.is_neg()
-
-
-def _is_table(slots: Tensor, p: Tensor, capacity: int) -> bool:
-    """Whether these are slots of the parameter's elements, in their order, one after the other."""
-    if slots.shape != (capacity, *p.shape) or not slots.is_cpu:
-        return False
-    one_by_one = capacity < 2 or slots.stride(0) == p.numel()
-    return p.numel() == 0 or (slots.stride()[1:] == p.stride() and one_by_one)
-
-
-def _has_scales(slots: Tensor, scales: Tensor) -> bool:
-    """Whether every block of every slot has its scale."""
-    shape = len(slots), blocks_of(slots[0].numel())
-    alike = scales.shape == shape and scales.is_contiguous()
-    return alike and scales.dtype is torch.float32 and scales.is_cpu
-
-
-def _is_count(step: Any) -> bool:
-    alike = isinstance(step, Tensor) and step.numel() == 1 and step.is_cpu
-    return alike and step.dtype in (torch.float32, torch.float64)
-
-
-def _apart(tensors: Sequence[Tensor]) -> bool:
-    """Whether no two of these dense tensors share memory: threads write to all of them at once."""
-    spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors if t.numel() > 0)
-    return all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
+def _packed(place: Place) -> bytes:
+    double = place.step is not None and place.step.dtype is torch.float64
+    return _TENSOR.pack(place.param.numel(), *place.addresses(), double, place.row)
 
 
 class Pass(NamedTuple):
@@ -256,7 +179,12 @@ def step(
     call = _CALL.pack(*map(_address, (grads, table, out, new, squares)))
     options = array("d", map(float, kernel.options))
     getattr(library(), f"gradmem_{kernel.name}")(
-        layout.packed, len(grads), call, *layout.types, _address(options), torch.get_num_threads()
+        _address(layout.packed),
+        len(grads),
+        call,
+        *layout.types,
+        _address(options),
+        torch.get_num_threads(),
     )
     return [] if squares is None else list(squares)
 

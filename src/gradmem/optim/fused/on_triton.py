@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ from gradmem.optim.fused.launches import (
     count_steps,
     one_pass,
 )
-from gradmem.optim.fused.tables import Layout, Place, addresses, column
+from gradmem.optim.fused.places import Place, place_of
+from gradmem.optim.fused.tables import Layout, addresses, column
 from gradmem.optim.plan import Memory, Run
 from gradmem.optim.remember import Gradients, Norms, norms_of
 from gradmem.optim.state import State, holds_memory, store_of
@@ -227,16 +228,16 @@ def _layout(
 
 def _place(p: Tensor, row: int, state: State, kernel: Kernel) -> Place | None:
     """Where a parameter and its state are; None if some of that is not there."""
-    entry, counts = state[p], kernel.name in _COUNTING
-    keys = (*kernel.states, None, None)[:3]
+    keys = kernel.states
     if kernel.name == "critical_adam":  # the momentum is what is offered
         keys = (None, *keys[1:])
-    states = tuple(None if key is None else entry.get(key) for key in keys)
-    step: Any = entry.get("step") if counts else None
-    wanted: list[Any] = [state for key, state in zip(keys, states, strict=True) if key is not None]
-    if not all(isinstance(value, Tensor) for value in (*wanted, *[step] * counts)):
-        return None
-    return Place(p, row, store_of(entry), states, step)
+    place = place_of(p, row, state[p], keys)
+    wanted = [kept for key, kept in zip(keys, place.states, strict=False) if key is not None]
+    if kernel.name in _COUNTING:
+        wanted.append(place.step)
+    else:
+        place = place._replace(step=None)
+    return place if all(isinstance(value, Tensor) for value in wanted) else None
 
 
 def _form(layout: Layout, kernel: Kernel, *, uniform: bool) -> Form:

@@ -6,25 +6,21 @@ and never written over: what a captured CUDA graph reads stays as it was when it
 
 from __future__ import annotations
 
-import itertools
-import operator
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gradmem.memory.formats import blocks_of, is_dense, sum_dtype
 from gradmem.memory.on_device import is_capturing
-from gradmem.memory.slots import Store
 from gradmem.optim.fused.kernel import Kernel
+from gradmem.optim.fused.places import Place, Watch, aliases_of, are_apart
 from gradmem.optim.remember import Gradients
-from gradmem.optim.state import STORE_KEYS, State
+from gradmem.optim.state import State
 
 BLOCK = 1024  # elements a program takes; a multiple of those that share a scale
 PARAMETERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-COUNTS = (torch.float32, torch.float64)
 # What is sent with a rule's options: weights of the gradient, and of each in a memory that is full.
 WEIGHTS = ("current", "stored")
 
@@ -131,92 +127,26 @@ def _with_tensors(sent: Tensor, options: Sequence[float | Tensor]) -> Tensor:
     return numbers
 
 
-class Place(NamedTuple):
-    """All that a kernel goes through of one parameter.
-
-    Attributes:
-        param: the parameter.
-        row: which ledger it belongs to.
-        store: its part of the memory.
-        states: the rule's three tensors, None for one it does without.
-        step: its count of steps, where a kernel raises it.
-    """
-
-    param: Tensor
-    row: int
-    store: Store
-    states: tuple[Tensor | None, ...]
-    step: Any
-
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        """In the order of the table's columns."""
-        slots, total, scales = self.store
-        return self.param, total, slots, scales, *self.states, self.step
-
-    def line(self) -> list[int]:
-        """This place's line in the table."""
-        addresses = [0 if t is None else t.data_ptr() for t in self.tensors()]
-        return [self.param.numel(), self.row, *addresses]
-
-    def fits(self, like: Place) -> bool:
-        """Whether all is of the type, shape and order in memory that a kernel goes through, the
-        types being those of another place.
-        """
-        p, store, step = self.param, self.store, self.step
-        return (
-            p.dtype in PARAMETERS
-            and (is_dense(p) or p.numel() == 0)
-            and not p.is_neg()
-            and type(p).__torch_dispatch__ is Tensor.__torch_dispatch__  # has data of its own
-            and (p.dtype, p.device) == (like.param.dtype, like.param.device)
-            and store.slots.dtype is like.store.slots.dtype
-            and all(t is None or t.device == p.device for t in self.tensors())
-            and _lies_as(store.total, p, sum_dtype(p.dtype))
-            and all(state is None or _lies_as(state, p, p.dtype) for state in self.states)
-            and _is_table(store.slots, p)
-            and (store.slots.dtype is not torch.int8 or _has_scales(store.slots, store.scales))
-            and (step is None or (step.numel() == 1 and step.dtype in COUNTS))
-            and (step is None or step.dtype is like.step.dtype)
-        )
-
-
-class Watch:
-    """Tensors in the state of parameters: whether they are still the same, and where they were."""
-
-    def __init__(self, params: Sequence[Tensor], state: State, keys: Sequence[str | None]) -> None:
-        self._params = params
-        self._entries = [state[p] for p in params]
-        used = [key for key in (*STORE_KEYS, *keys, "step") if key is not None]
-        found = [
-            (entry, key)
-            for entry in self._entries
-            for key in used
-            if isinstance(entry.get(key), Tensor)
-        ]
-        self._holders: list[Mapping[str, Any]] = [entry for entry, _ in found]
-        self._keys = [key for _, key in found]
-        self._seen = list(map(operator.getitem, self._holders, self._keys))
-        self._pointers = list(map(Tensor.data_ptr, self._seen))
-
-    def is_current(self, state: State) -> bool:
-        """Whether they are."""
-        entries = map(state.get, self._params)
-        if not all(map(operator.is_, entries, self._entries)):
-            return False
-        try:
-            now = map(operator.getitem, self._holders, self._keys)
-            same = all(map(operator.is_, now, self._seen))
-        except KeyError:
-            return False
-        return same and list(map(Tensor.data_ptr, self._seen)) == self._pointers
-
-
 class Ends(NamedTuple):
     """Where parts end in lists that begin with the first part, after a zero."""
 
     tensors: Tensor  # in chunks
     rows: Tensor  # in chunks
     row_tensors: Tensor  # in tensors
+
+
+def line(place: Place) -> list[int]:
+    """A place's line in the table of tensors."""
+    return [place.param.numel(), place.row, *place.addresses()]
+
+
+def _fit(places: Sequence[Place]) -> bool:
+    """Whether these are places that the kernels go through, of one kind."""
+    first = places[0]
+    return first.param.dtype in PARAMETERS and all(
+        place.fits(first) and (place.step is None or place.step.dtype is first.step.dtype)
+        for place in places
+    )
 
 
 class Layout:
@@ -241,15 +171,13 @@ class Layout:
         self.params = [place.param for place in places]
         self.keys = kernel.states
         self.watch = Watch(self.params, state, kernel.states)
-        # While these live nothing else can come to lie where a replaced tensor lay.
-        tensors = itertools.chain.from_iterable(place.tensors() for place in places)
-        self._aliases = [tensor.detach() for tensor in tensors if tensor is not None]
-        self.fits = all(place.fits(places[0]) for place in places) and _apart(self._aliases)
+        self._aliases = aliases_of(places)
+        self.fits = _fit(places) and are_apart(self._aliases)
         if not self.fits:
             return
         device = self.params[0].device
         self._forms = [(p.shape, p.stride(), p.dtype, p.device) for p in self.params]
-        lines = torch.tensor([place.line() for place in places], dtype=torch.int64)
+        lines = torch.tensor([line(place) for place in places], dtype=torch.int64)
         self.table = to_device(lines, device)
         chunks = _chunks(self.params)
         self.chunks = to_device(chunks, device)
@@ -292,30 +220,3 @@ def _ends(chunks: Tensor, rows: Sequence[int], ledgers: int) -> Ends:
     tensors = torch.searchsorted(numbers, torch.arange(len(rows) + 1))
     row_tensors = torch.searchsorted(torch.tensor(rows), torch.arange(ledgers + 1))
     return Ends(tensors, tensors[row_tensors], row_tensors)
-
-
-def _lies_as(tensor: Tensor, p: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a tensor has an element of this type for each of the parameter's, in their order."""
-    alike = tensor.shape == p.shape and (tensor.stride() == p.stride() or p.numel() == 0)
-    return alike and tensor.dtype is dtype and not tensor.is_neg()
-
-
-def _is_table(slots: Tensor, p: Tensor) -> bool:
-    """Whether these are slots of the parameter's elements, in their order, one after the other."""
-    one_by_one = len(slots) < 2 or slots.stride(0) == p.numel()
-    alike = slots.shape[1:] == p.shape
-    return alike and (p.numel() == 0 or (slots.stride()[1:] == p.stride() and one_by_one))
-
-
-def _has_scales(slots: Tensor, scales: Tensor | None) -> bool:
-    """Whether every block of every slot has its scale."""
-    shape = len(slots), blocks_of(slots[0].numel())
-    if scales is None:
-        return False
-    return scales.shape == shape and scales.is_contiguous() and scales.dtype is torch.float32
-
-
-def _apart(tensors: Sequence[Tensor]) -> bool:
-    """Whether no two of these dense tensors share memory: all are written to at once."""
-    spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors if t.numel() > 0)
-    return all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
