@@ -23,7 +23,8 @@ from triton.compiler import ASTSource
 
 from gradmem.optim.fused import launches, triton_kernels
 from gradmem.optim.fused.launches import Form
-from gradmem.optim.fused.tables import BLOCK, COUNTS, PARAMETERS
+from gradmem.optim.fused.places import COUNTS
+from gradmem.optim.fused.tables import BLOCK, PARAMETERS
 
 ARRAYS = {
     **dict.fromkeys(("table", "grads", "slot", "ends"), "*i64"),

@@ -19,6 +19,8 @@ from gradmem.memory.sharding import local
 from gradmem.memory.slots import Store
 from gradmem.optim.state import PRIORITY, STORE_KEYS, Row, State, store_of
 
+COUNTS = (torch.float32, torch.float64)  # types of a count of steps
+
 
 class Place(NamedTuple):
     """All that a kernel goes through of one parameter, of this rank's part.
@@ -63,11 +65,8 @@ class Place(NamedTuple):
             and all(state is None or _lies_as(state, p, p.dtype) for state in self.states)
             and _is_table(store.slots, p, self.capacity)
             and (store.slots.dtype is not torch.int8 or _has_scales(store.slots, store.scales))
-            and (step is None or (step.numel() == 1 and step.dtype in _COUNTS))
+            and (step is None or (step.numel() == 1 and step.dtype in COUNTS))
         )
-
-
-_COUNTS = (torch.float32, torch.float64)
 
 
 def place_of(p: Tensor, row: int, entry: Row, keys: Sequence[str | None]) -> Place:
