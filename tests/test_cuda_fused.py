@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import gradmem
+from gradmem.memory import on_device
 from gradmem.optim.fused import on_triton, tables
 
 pytestmark = pytest.mark.skipif(
@@ -132,7 +133,7 @@ def test_where_the_memory_refuses_the_update_is_made_ahead(norm, scope, launches
     ends = []
     for ahead in (True, False):
         if not ahead:
-            monkeypatch.setattr(on_triton, "_refused_last", lambda ledger: ledger.drift > 1e99)
+            monkeypatch.setattr(on_device, "refused_last", lambda ledger: ledger.drift > 1e99)
         params, optimizer = make("AdamW_C", fused=True, decay=0.99, norm=norm, scope=scope)
         accepted = []
         for t in range(60):

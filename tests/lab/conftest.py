@@ -1,13 +1,11 @@
 """What several of the lab's tests begin with."""
 
-import sys
-import textwrap
-
 import pytest
 
 from gradmem.lab.run import one_thread
 
 from .dialogue_files import write_release
+from .helpers import module_here
 from .steep import MINE
 
 
@@ -29,8 +27,5 @@ def dialogues(tmp_path_factory):
 @pytest.fixture
 def steep(tmp_path, monkeypatch):
     """A folder to be in, with tasks of one's own; one of which the model has a depth."""
-    (tmp_path / "steep_tasks.py").write_text(textwrap.dedent(MINE))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield "steep_tasks:Steep"
-    sys.modules.pop("steep_tasks", None)
+    with module_here("steep_tasks", MINE, tmp_path, monkeypatch):
+        yield "steep_tasks:Steep"

@@ -2,7 +2,10 @@
 
 import json
 import os
+import sys
+import textwrap
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,16 @@ from gradmem.lab.study import Study
 from gradmem.lab.tasks import get_task
 from gradmem.lab.tasks.base import Batch, Budget, FixedSplits, Metric, Task
 from gradmem.lab.tasks.digits import Digits
+
+
+@contextmanager
+def module_here(name, text, folder, monkeypatch):
+    """While it lasts, the folder is the one to be in, with a module of this text to be imported."""
+    (folder / f"{name}.py").write_text(textwrap.dedent(text))
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    yield
+    sys.modules.pop(name, None)
 
 
 class Told:

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import sys
-import textwrap
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +13,7 @@ from gradmem.lab import study as study_module
 from gradmem.lab.cli import app
 from gradmem.lab.study import Study
 
-from .helpers import contents, tiny_plan
+from .helpers import contents, module_here, tiny_plan
 
 TINY = ["--trials", "2", "--seeds", "2", "--epochs", "2"]
 REPORT = {"overview.svg", "report.html", "report.md", "results.csv", "summary.csv"}
@@ -66,11 +65,8 @@ MINE = """
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """A folder to work in, with a module of tasks of one's own."""
-    (tmp_path / "mine_tasks.py").write_text(textwrap.dedent(MINE))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield "mine_tasks:Mine"
-    sys.modules.pop("mine_tasks", None)
+    with module_here("mine_tasks", MINE, tmp_path, monkeypatch):
+        yield "mine_tasks:Mine"
 
 
 def call(*arguments):

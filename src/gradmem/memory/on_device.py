@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradmem.memory.aggregates import is_uniform, uniform_of_all, weigh
-from gradmem.memory.ledger import OLDEST_USED, Ledger, Move
+from gradmem.memory.ledger import OLDEST_USED, STEPS, Ledger, Move
 from gradmem.memory.options import MemoryOptions
 from gradmem.memory.policies import Offer, ask
 
@@ -68,6 +68,12 @@ def _weights(ledger: Ledger, options: MemoryOptions) -> tuple[Sequence[Any], ...
         return current.unbind(), stored.unbind(), [None] * rows
     current, slots = weigh(aggregate, ledger, kappa)
     return current.unbind(), [0.0] * rows, slots.unbind()
+
+
+def refused_last(ledger: Ledger) -> Tensor:
+    """Which ledgers, being full, did not take the last gradient they saw, (R,) bool."""
+    births = ledger.birth
+    return (births.amin(dim=1) > 0) & (births.amax(dim=1) < ledger.counters[:, STEPS])
 
 
 def commit(ledger: Ledger, decision: Decision, decay: float) -> None:

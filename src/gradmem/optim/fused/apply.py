@@ -26,6 +26,7 @@ from gradmem.memory.ledger import Move
 from gradmem.memory.sharding import locals_of
 from gradmem.optim.fused import native, on_triton
 from gradmem.optim.fused.kernel import Kernel
+from gradmem.optim.fused.places import all_in_order, forms_of, in_order_of
 from gradmem.optim.plan import Memory, Run
 from gradmem.optim.remember import Gradients, Norms, Observer, attach, entry_for, retain_nothing
 from gradmem.optim.state import store_of
@@ -40,9 +41,10 @@ class Given(NamedTuple):
     Attributes:
         params: the parameters.
         rows: which ledger each belongs to.
-        grads: their gradients, or what is offered in their place, as `native.in_order_of` has it.
+        grads: their gradients, or what is offered in their place, as `in_order_of` has it.
         addresses: where those lie.
         ahead: of which ledgers the parameters have taken their step, before the decision.
+        layout: by which they took it.
     """
 
     params: list[Tensor]
@@ -50,6 +52,7 @@ class Given(NamedTuple):
     grads: list[Tensor]
     addresses: array[int]
     ahead: Sequence[bool] | None = None
+    layout: native.Layout | None = None
 
 
 def takes(optimizer: MemoryOptimizer, memory: Memory, run: Run) -> bool:
@@ -127,7 +130,7 @@ def _measured(
     layout = _last_layout(optimizer, run, given, kernel)
     if layout is None:
         return native.squared_norms(given.grads, given.addresses)
-    run.given = given._replace(ahead=ahead.update)
+    run.given = given._replace(ahead=ahead.update, layout=layout)
     squares = native.step(
         kernel, layout, given.addresses, ahead, memory.options.capacity, measure=True
     )
@@ -148,14 +151,13 @@ def gather(run: Run, gradients: Gradients) -> Given:
     """What the run is given, of these gradients."""
     params, rows, found = run.parameters, run.rows, list(map(gradients.get, run.parameters))
     grads = [grad for grad in found if grad is not None]
-    if len(grads) < len(params):
+    if len(grads) == len(found) and not run.sharded:
+        run.forms = run.forms or forms_of(params)
+        grads = all_in_order(params, run.forms, grads)
+    else:
         some = [i for i, grad in enumerate(found) if grad is not None]
         params, rows = [params[i] for i in some], [rows[i] for i in some]
-    if len(grads) < len(found) or run.sharded:
-        grads = list(map(native.in_order_of, locals_of(params), grads))
-    else:
-        run.forms = run.forms or native.forms_of(params)
-        grads = native.all_in_order(params, run.forms, grads)
+        grads = list(map(in_order_of, locals_of(params), grads))
     return Given(params, rows, grads, native.pointers(grads))
 
 
@@ -217,7 +219,7 @@ def _layout(
     """That of the last step if it still holds; else a new one, with state made where need be, and
     for whom it was.
     """
-    last = _last_layout(optimizer, run, given, kernel)
+    last = given.layout or _last_layout(optimizer, run, given, kernel)
     if last is not None:
         return last, None
     params, state = given.params, optimizer.state

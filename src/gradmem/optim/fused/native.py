@@ -18,7 +18,15 @@ from torch import Tensor
 from gradmem.memory.ledger import Move
 from gradmem.optim.fused.build import BuildError, library
 from gradmem.optim.fused.kernel import Kernel, warn_of_fallback
-from gradmem.optim.fused.places import Place, Watch, aliases_of, are_apart, is_plain, place_of
+from gradmem.optim.fused.places import (
+    Place,
+    Watch,
+    aliases_of,
+    are_apart,
+    in_order_of,
+    is_plain,
+    place_of,
+)
 from gradmem.optim.state import State
 
 # As the enumeration in kernels/numbers.h.
@@ -66,42 +74,6 @@ def takes(parameter: Tensor, slots: torch.dtype) -> bool:
         and (slots is not torch.float16 or bool(library().gradmem_has_float16()))
         and is_plain(parameter)
     )
-
-
-def in_order_of(parameter: Tensor, grad: Tensor) -> Tensor:
-    """The gradient as it lies, or a copy in the parameter's order and type.
-
-    Its shape may differ too: the parameter's data can have been replaced since it was made.
-    """
-    if (
-        grad.shape == parameter.shape
-        and (
-            (grad.is_contiguous() and parameter.is_contiguous())
-            or grad.stride() == parameter.stride()
-        )
-        and grad.dtype is parameter.dtype
-        and grad.is_cpu
-        and not grad.is_neg()
-    ):
-        return grad
-    return torch.empty_like(parameter).copy_(grad)
-
-
-def forms_of(parameters: Sequence[Tensor]) -> list[tuple[Any, ...]]:
-    """Shape, order in memory and type of each."""
-    return [(p.shape, p.stride(), p.dtype) for p in parameters]
-
-
-def all_in_order(
-    parameters: Sequence[Tensor], forms: Sequence[tuple[Any, ...]], grads: Sequence[Tensor]
-) -> list[Tensor]:
-    """`in_order_of` for each, sooner where a gradient has the parameter's very form."""
-    return [
-        grad
-        if (grad.shape, grad.stride(), grad.dtype) == form and grad.is_cpu and not grad.is_neg()
-        else in_order_of(p, grad)
-        for p, form, grad in zip(parameters, forms, grads, strict=True)
-    ]
 
 
 class Layout:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from gradmem.memory import on_device
 from gradmem.memory import slots as storage
 from gradmem.memory.aggregates import is_uniform, uniform_of_one
-from gradmem.memory.ledger import STEPS, Ledger, Move
-from gradmem.memory.on_device import is_capturing
+from gradmem.memory.ledger import Move
 from gradmem.optim.fused.kernel import Kernel
 from gradmem.optim.fused.launches import (
     Form,
@@ -96,7 +96,8 @@ def _norms(
     found = [_gather(optimizer, memory, run, gradients) for run in memory.runs]
     if any(given is None for given in found):
         return norms_of(memory, vectors)
-    l2, refused = memory.options.norm == "l2", _refused_last(memory.ledger) if ahead else None
+    l2 = memory.options.norm == "l2"
+    refused = on_device.refused_last(memory.ledger) if ahead else None
     total = torch.zeros_like(memory.ledger.drift)
     for run, given in zip(memory.runs, found, strict=True):
         assert given is not None
@@ -129,12 +130,6 @@ def _by_row(layout: Layout, squares: Tensor, *, l2: bool) -> Tensor:
     if len(layout.no_row) == 1:  # as torch has it, by many programs
         return squares.sum().reshape(1)
     return add_up(squares, layout.ends.rows)
-
-
-def _refused_last(ledger: Ledger) -> Tensor:
-    """As `on_host.refused_last`."""
-    births = ledger.birth
-    return (births.amin(dim=1) > 0) & (births.amax(dim=1) < ledger.counters[:, STEPS])
 
 
 def step(
@@ -220,7 +215,7 @@ def _layout(
     members = [i for i, own in enumerate(held) if own]
     found = [_place(run.parameters[i], run.rows[i], state, kernel) for i in members]
     places = [place for place in found if place is not None]
-    if not places or len(places) < len(found) or is_capturing():
+    if not places or len(places) < len(found) or on_device.is_capturing():
         return None
     layout = run.layout = Layout(places, state, kernel, ledgers)
     return layout

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from gradmem.memory.formats import blocks_of, is_dense, sum_dtype
 from gradmem.memory.sharding import local
 from gradmem.memory.slots import Store
 from gradmem.optim.state import PRIORITY, STORE_KEYS, Row, State, store_of
+
+Gradient = TypeVar("Gradient", Tensor, Tensor | None)
 
 COUNTS = (torch.float32, torch.float64)  # types of a count of steps
 
@@ -109,6 +111,47 @@ class Watch:
         except KeyError:
             return False
         return same and list(map(Tensor.data_ptr, self._seen)) == self._pointers
+
+
+# Shape, order in memory, type and device of a tensor.
+Form: TypeAlias = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]
+
+
+def forms_of(tensors: Sequence[Tensor]) -> list[Form]:
+    """The form of each."""
+    return [(t.shape, t.stride(), t.dtype, t.device) for t in tensors]
+
+
+def in_order_of(parameter: Tensor, grad: Tensor) -> Tensor:
+    """The gradient as it lies, or a copy in the parameter's order and type.
+
+    Its shape may differ too: the parameter's data can have been replaced since it was made.
+    """
+    if (
+        grad.shape == parameter.shape
+        and (
+            (grad.is_contiguous() and parameter.is_contiguous())
+            or grad.stride() == parameter.stride()
+        )
+        and grad.dtype is parameter.dtype
+        and grad.device == parameter.device
+        and not grad.is_neg()
+    ):
+        return grad
+    return torch.empty_like(parameter).copy_(grad)
+
+
+def all_in_order(
+    parameters: Sequence[Tensor], forms: Sequence[Form], grads: Sequence[Gradient]
+) -> list[Gradient]:
+    """`in_order_of` for each, sooner where a gradient has the parameter's very form."""
+    return [
+        grad
+        if grad is None
+        or ((grad.shape, grad.stride(), grad.dtype, grad.device) == form and not grad.is_neg())
+        else in_order_of(p, grad)
+        for p, form, grad in zip(parameters, forms, grads, strict=True)
+    ]
 
 
 def is_plain(p: Tensor) -> bool:

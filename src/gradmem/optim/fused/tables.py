@@ -15,7 +15,14 @@ from torch import Tensor
 
 from gradmem.memory.on_device import is_capturing
 from gradmem.optim.fused.kernel import Kernel
-from gradmem.optim.fused.places import Place, Watch, aliases_of, are_apart
+from gradmem.optim.fused.places import (
+    Place,
+    Watch,
+    aliases_of,
+    all_in_order,
+    are_apart,
+    forms_of,
+)
 from gradmem.optim.remember import Gradients
 from gradmem.optim.state import State
 
@@ -176,7 +183,7 @@ class Layout:
         if not self.fits:
             return
         device = self.params[0].device
-        self._forms = [(p.shape, p.stride(), p.dtype, p.device) for p in self.params]
+        self._forms = forms_of(self.params)
         lines = torch.tensor([line(place) for place in places], dtype=torch.int64)
         self.table = to_device(lines, device)
         chunks = _chunks(self.params)
@@ -190,15 +197,7 @@ class Layout:
 
     def in_order(self, gradients: Gradients) -> list[Tensor | None]:
         """What the parameters are offered: as it lies, or a copy in their own order and type."""
-        return [
-            grad
-            if grad is None
-            or ((grad.shape, grad.stride(), grad.dtype, grad.device) == form and not grad.is_neg())
-            else torch.empty_like(p).copy_(grad)
-            for p, form, grad in zip(
-                self.params, self._forms, map(gradients.get, self.params), strict=True
-            )
-        ]
+        return all_in_order(self.params, self._forms, list(map(gradients.get, self.params)))
 
 
 def addresses(tensors: Sequence[Tensor | None]) -> array[int]:
