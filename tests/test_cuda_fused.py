@@ -275,6 +275,45 @@ def test_nor_new_gradients_and_schedules():
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_clipping_does_not_wait_either_and_the_step_is_that_after_torchs(fused):
+    both = []
+    for clip in (torch.nn.utils.clip_grad_norm_, None):
+        params, optimizer = make("AdamW_C", fused=fused)
+        for t in range(12):
+            give(params, t, absent={1} if t % 4 == 3 else ())
+            if t >= 4:
+                torch.cuda.set_sync_debug_mode("error")
+            try:
+                clip(params, 3.0) if clip else optimizer.clip_grad_norm_(3.0)
+                optimizer.step()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        both.append(params)
+    torch.testing.assert_close(both[0], both[1], rtol=1e-4, atol=1e-5)
+
+
+def test_clipping_and_a_step_in_one_graph():
+    both = []
+    for captured in (False, True):
+        params, optimizer = make("AdamW_C", capturable=True, fused=True)
+        warm_up(params, optimizer)
+        graph = torch.cuda.CUDAGraph()
+        if captured:
+            with torch.cuda.graph(graph):
+                optimizer.clip_grad_norm_(3.0)
+                optimizer.step()
+        for t in range(5, 25):
+            give(params, t)
+            if captured:
+                graph.replay()
+            else:
+                optimizer.clip_grad_norm_(3.0)
+                optimizer.step()
+        both.append(params)
+    torch.testing.assert_close(both[0], both[1], rtol=1e-4, atol=1e-5)
+
+
 def warm_up(params, optimizer, steps=3):
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

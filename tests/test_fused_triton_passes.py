@@ -148,6 +148,23 @@ def test_a_step_moves_no_word_more_than_it_must(case, launches):
     assert launches.words(p) == 0
 
 
+@pytest.mark.parametrize(("case", "words"), {"SGD_C": (4, 7), "AdamW_C": (8, 11)}.items())
+def test_a_word_less_where_clipping_has_measured(case, words, launches):
+    """Of a gradient that is refused, and of one that enters after one was taken."""
+    p = torch.nn.Parameter(torch.ones(2 * BLOCK))
+    optimizer = getattr(gradmem, case)([p], lr=0.0, capacity=2, decay=1.0, fused=True)
+    moved = []
+    for size in (3.0, 2.0, 1e-6, 1e6, 2e6):
+        p.grad = torch.full_like(p, size)
+        optimizer.clip_grad_norm_(float("inf"))
+        launches.words(p)
+        optimizer.step()
+        moved.append(launches.words(p))
+    assert moved[2] == words[0]
+    assert moved[3:] == [words[1]] * 2
+    assert not launches.ahead
+
+
 def test_neither_does_a_gradient_that_is_not_finite(launches):
     p = torch.nn.Parameter(torch.ones(BLOCK))
     optimizer = gradmem.SGD_C([p], lr=0.0, capacity=2, fused=True)

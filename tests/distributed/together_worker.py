@@ -72,6 +72,9 @@ def check_parts(name: str, options: dict[str, Any], device: torch.device) -> Non
     for step in range(STEPS):
         set_gradients(whole, step)
         set_gradients(everything, step)
+        if step % 3 == 1:
+            expected = torch.nn.utils.clip_grad_norm_(whole, 1.5)
+            torch.testing.assert_close(ours.clip_grad_norm_(1.5).to(device), expected, **CLOSE)
         reference.step()
         ours.step()
         compare(ours, mine, reference, own(whole))

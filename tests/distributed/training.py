@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -50,6 +50,18 @@ def inputs_of(step: int, rank: int = 0, world: int = 1) -> Tensor:
     return whole[rank * ROWS // world : (rank + 1) * ROWS // world]
 
 
+# Clips the gradients of a model that this optimizer trains.
+Clip: TypeAlias = Callable[[nn.Module, Any], Any]
+
+
+def clip_by_torch(model: nn.Module, optimizer: Any) -> None:
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.5)
+
+
+def clip_by_optimizer(model: nn.Module, optimizer: Any) -> None:
+    optimizer.clip_grad_norm_(1.5)
+
+
 def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -57,10 +69,10 @@ def train(
     *,
     rank: int = 0,
     world: int = 1,
-    clip: bool = True,
+    clip: Clip = clip_by_torch,
     unsynchronized: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> None:
-    """Two microbatches a step, the gradient clipped if torch can.
+    """Two microbatches a step, and the gradient clipped.
 
     `rank` and `world` split the batch; `unsynchronized` is what all backward passes but the last
     of a step run in.
@@ -71,8 +83,7 @@ def train(
         for i, part in enumerate(parts):
             with nullcontext() if i == len(parts) - 1 else unsynchronized():
                 (model(part, step >= FROM).square().mean() / len(parts)).backward()
-        if clip:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.5)
+        clip(model, optimizer)
         optimizer.step()
 
 

@@ -16,6 +16,7 @@ from gradmem.memory.ledger import Move
 from gradmem.memory.options import OPTION_NAMES
 from gradmem.memory.sharding import like, local
 from gradmem.memory.slots import Store
+from gradmem.optim.clipping import known_norms
 from gradmem.optim.holder import MemoryHolder
 from gradmem.optim.plan import Memory, Portion
 from gradmem.optim.remember import (
@@ -65,7 +66,7 @@ Work: TypeAlias = tuple[Memory, list[Part], Decision]
 
 def combine_all(memory: Memory, state: State, grads: Gradients) -> Work:
     """Updates for all parameters of a memory that have a gradient; changes nothing."""
-    decision = decide(memory, state, grads, Offered(grads))
+    decision = decide(memory, state, grads, Offered(grads, known_norms(memory)))
     parts = [
         _combine(memory, portion, decision.moves[portion.row], state, grads)
         for portion in memory.portions

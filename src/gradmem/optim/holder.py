@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradmem.errors import StepError
 from gradmem.memory.options import options_of
-from gradmem.optim import validation
-from gradmem.optim.plan import Group, Plan, make_plan
-from gradmem.optim.remember import Observer
+from gradmem.optim import clipping, validation
+from gradmem.optim.plan import Group, Memory, Plan, make_plan
+from gradmem.optim.remember import Gradients, Observer, norms_of
 from gradmem.optim.report import MemoryReport, describe
 from gradmem.optim.state import State
 
@@ -41,6 +42,10 @@ class MemoryHolder:
         """By parameter, where slots and ledgers are kept."""
         raise NotImplementedError
 
+    def _measured(self, memory: Memory, grads: Gradients) -> Tensor:
+        """The norms of a memory's gradients, (1, R)."""
+        return norms_of(memory, [grads])
+
     def _claim_state(self) -> None:
         """Take what a wrapper put into the optimizer's state on loading, past load_state_dict."""
 
@@ -50,6 +55,55 @@ class MemoryHolder:
         It reads numbers from the device and is not for every step of a hot loop.
         """
         return describe(self._current_plan().memories, self._memory_state())
+
+    @not_compiled  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def clip_grad_norm_(self, max_norm: float, *, error_if_nonfinite: bool = False) -> Tensor:
+        """Clip the gradients of all parameters together; the step then need not measure them.
+
+        ``g = min(1, max_norm / (|g| + 1e-6)) g``, as ``torch.nn.utils.clip_grad_norm_`` has it.
+        Call it after backward(), and with a GradScaler after ``scaler.unscale_(optimizer)``. A
+        memory ranks gradients by their norm, which is known here: the next step passes over them
+        once less. If a gradient was changed or made anew in between, it measures them as ever. What
+        it cannot see is one written to through ``.data``, or by the replay of a CUDA graph.
+
+        Args:
+            max_norm: above 0; ``math.inf`` leaves all gradients as they are.
+            error_if_nonfinite: raise an error where the norm is NaN or infinite, which waits for a
+                device. Otherwise such gradients are multiplied all the same; the memory refuses
+                them.
+
+        Returns:
+            The norm before, 0-d float64: on the gradients' device if they are on one GPU.
+
+        State added: none. Bytes: none that last. On a GPU nothing waits for it.
+
+        Raises:
+            OptionError: max_norm is not above 0.
+            OptionTypeError: max_norm is not a number.
+            GradientError: a gradient is sparse, or the norm not finite. Nothing was changed.
+
+        Departs from torch's: the norm is summed in float64, so that gradients may differ in the
+        last digit; on the CPU they are not written to where nothing is to be clipped. A memory
+        takes for their norm what the norm before was multiplied by, not what rounding made of it.
+        With ``norm="sum"`` and critical momenta the step measures as ever. After `decide_together`
+        every rank must call it, and all gradients of all ranks are clipped together.
+
+        Example:
+            >>> import torch
+            >>> from gradmem import Adam_C
+            >>> layer = torch.nn.Linear(2, 1)
+            >>> optimizer = Adam_C(layer.parameters(), lr=1e-3, capacity=10)
+            >>> (100 * layer(torch.ones(1, 2))).sum().backward()
+            >>> round(float(optimizer.clip_grad_norm_(5.0)), 1)  # sqrt(3) * 100
+            173.2
+            >>> optimizer.step()
+            >>> round(optimizer.memory_report().scopes[0].norms[0], 4)
+            5.0
+        """
+        clipping.check_max_norm(max_norm)
+        plan = self._current_plan()
+        return clipping.clip(self, plan, float(max_norm), check=error_if_nonfinite)
 
     def _current_plan(self) -> Plan:
         groups, state, plan = self._memory_groups(), self._memory_state(), self._plan

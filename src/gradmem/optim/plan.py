@@ -84,6 +84,7 @@ class Memory:
     peers: Any = None  # process group whose ranks hold other parameters of the same rows
     holders: dict[Tensor, int] = field(default_factory=dict)  # who shows them, and which row
     check_ages: bool = True  # slots may be older than max_age allows
+    known: Any = None  # norms that clipping has found, for the next step
 
     @property
     def portions(self) -> list[Portion]:
@@ -319,13 +320,15 @@ def _check_shape(p: Tensor, state: State, where: str) -> None:
 
 
 def _ledger_device(devices: Sequence[torch.device], options: MemoryOptions) -> torch.device:
-    """The parameters' device if it is one accelerator that has float64, else the host.
+    """Where the parameters are, but the host where it has to know which slot to send for."""
+    return torch.device("cpu") if options.memory_device is not None else common_device(devices)
 
-    The host too where it has to know which slot to send for.
-    """
+
+def common_device(devices: Sequence[torch.device]) -> torch.device:
+    """The device if it is one accelerator that has float64, else the host."""
     kinds = list(dict.fromkeys(devices))
-    apart = len(kinds) != 1 or options.memory_device is not None
-    return torch.device("cpu") if apart or kinds[0].type not in ("cuda", "xpu") else kinds[0]
+    common = len(kinds) == 1 and kinds[0].type in ("cuda", "xpu")
+    return kinds[0] if common else torch.device("cpu")
 
 
 def _portions(share: _Share, groups: Sequence[Group]) -> Iterator[Portion]:

@@ -14,6 +14,7 @@ from gradmem.memory.ledger import Move
 from gradmem.memory.options import MemoryOptions
 from gradmem.memory.sharding import gradient
 from gradmem.optim import checkpoint, validation
+from gradmem.optim.clipping import known_norms
 from gradmem.optim.fused import apply as fused_pass
 from gradmem.optim.fused.kernel import Kernel
 from gradmem.optim.holder import MemoryHolder, not_compiled
@@ -29,6 +30,7 @@ from gradmem.optim.remember import (
     entry_for,
     exchanging,
     gradients_of,
+    norms_of,
     retain,
     retain_nothing,
 )
@@ -87,7 +89,13 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
 
     def _offered(self, memory: Memory, grads: Gradients) -> Offered:
         """What is combined with the memory and then stored in it: the gradients."""
-        return Offered(grads, fused_pass.norms(self, memory))
+        return Offered(grads, known_norms(memory) or fused_pass.norms(self, memory))
+
+    def _measured(self, memory: Memory, grads: Gradients) -> Tensor:
+        measure = fused_pass.norms(self, memory, ahead=False) or norms_of
+        norms = measure(memory, [grads])
+        fused_pass.forget(memory)  # gradients may be others until the step
+        return norms
 
     def _writes_gradients(self, group: Group) -> bool:  # noqa: ARG002
         """Whether torch's own rule would write into the gradients it is handed."""

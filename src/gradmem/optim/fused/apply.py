@@ -67,19 +67,30 @@ def takes(optimizer: MemoryOptimizer, memory: Memory, run: Run) -> bool:
     return run.fused
 
 
-def norms(optimizer: MemoryOptimizer, memory: Memory) -> Norms | None:
-    """The kernels' norms where all of a memory's runs are theirs; else None."""
-    for run in memory.runs:
-        run.given = None  # of a step that an error ended
+def norms(optimizer: MemoryOptimizer, memory: Memory, *, ahead: bool = True) -> Norms | None:
+    """The kernels' norms where all of a memory's runs are theirs; else None.
+
+    `ahead`: they are of a step, and on the way make the updates that need not wait for decisions.
+    """
+    forget(memory)  # of a step that an error ended
+    ahead = ahead and _is_safe(optimizer)
     if not all(takes(optimizer, memory, run) for run in memory.runs):
-        return on_triton.norms(optimizer, memory, ahead=_is_safe(optimizer))
-    return None if memory.sharded else functools.partial(_norms, optimizer)
+        return on_triton.norms(optimizer, memory, ahead=ahead)
+    return None if memory.sharded else functools.partial(_norms, optimizer, ahead)
 
 
-def _norms(optimizer: MemoryOptimizer, memory: Memory, vectors: Sequence[Gradients]) -> Tensor:
+def forget(memory: Memory) -> None:
+    """Let go of what runs were given to measure."""
+    for run in memory.runs:
+        run.given = None
+
+
+def _norms(
+    optimizer: MemoryOptimizer, goes_ahead: bool, memory: Memory, vectors: Sequence[Gradients]
+) -> Tensor:
     squares: list[list[float]] = [[] for _ in memory.rows]
     (gradients,) = vectors
-    ahead = _ahead(optimizer, memory)
+    ahead = _ahead(memory) if goes_ahead else None
     for run in memory.runs:
         given = run.given = gather(run, gradients)
         each = _measured(optimizer, memory, run, ahead) if given.params else []
@@ -88,12 +99,10 @@ def _norms(optimizer: MemoryOptimizer, memory: Memory, vectors: Sequence[Gradien
     return row_norms(memory, [squares])
 
 
-def _ahead(optimizer: MemoryOptimizer, memory: Memory) -> native.Pass | None:
+def _ahead(memory: Memory) -> native.Pass | None:
     """The updates that can be made before the decisions, where it is likely that they are all there
     is to do; None if there are none.
     """
-    if not _is_safe(optimizer):
-        return None
     refused = on_host.refused_last(memory.ledger)
     if not any(refused):
         return None
