@@ -70,7 +70,7 @@ def test_a_set_from_the_command_to_the_files(tmp_path):
     assert result.exit_code == 0, result.output
     assert {path.name for path in out.iterdir()} == FILES
     found = book(out)
-    assert found["settings"] == {"device": "cpu", "threads": 1, "rounds": 6}
+    assert found["settings"] == {"device": "cpu", "threads": 1, "rounds": 6, "clip": False}
     assert found["machine"]["torch"] == torch.__version__
     assert found["sets"]["tiny"]["elements"] == 21
     named = [(m["entry"]["optimizer"], m["entry"]["condition"]) for m in found["measurements"]]
@@ -84,6 +84,43 @@ def test_a_set_from_the_command_to_the_files(tmp_path):
     assert keeps["state_bytes"] == slots_and_sum.total
     ratio = keeps["ratio_to_base"]
     assert ratio["low"] <= ratio["median"] <= ratio["high"]
+
+
+def test_steps_after_clipping(tmp_path, monkeypatch):
+    """Everybody clips, and has to multiply; torch's function for torch's, and ours for ours."""
+    clipped = {"torch": [], "own": []}
+    theirs, ours = torch.nn.utils.clip_grad_norm_, gradmem.MemoryOptimizer.clip_grad_norm_
+
+    def by_torch(params, limit):
+        clipped["torch"].append(float(theirs(params, limit)) / limit)
+
+    def by_ours(optimizer, limit):
+        clipped["own"].append(float(ours(optimizer, limit)) / limit)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", by_torch)
+    monkeypatch.setattr(gradmem.MemoryOptimizer, "clip_grad_norm_", by_ours)
+    result = call("tiny", "--optimizers", "adam,adam_c", "--clip", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    for each in clipped.values():
+        assert len(each) > 12
+        assert min(each) > 1.0005
+    said = "A step begins by clipping the gradients"
+    assert said in words(result)
+    assert said in (tmp_path / "bench.md").read_text()
+    found = book(tmp_path)
+    assert found["settings"]["clip"] is True
+    assert [m["replaced"] for m in found["measurements"]] == [None, 0.0, 1.0]
+    refused = call("tiny", "--optimizers", "adam", "--out", tmp_path)
+    assert "clip True -> False" in words(refused)
+
+
+def test_a_file_from_before_there_was_clipping_is_gone_on_with(tmp_path):
+    call("tiny", "--optimizers", "adam", "--out", tmp_path)
+    found = book(tmp_path)
+    del found["settings"]["clip"]
+    (tmp_path / "bench.json").write_text(json.dumps(found))
+    result = call("tiny", "--optimizers", "adam", "--out", tmp_path)
+    assert "1 of 1 are there from before" in words(result)
 
 
 def test_the_table_and_the_page_say_the_same(tmp_path):

@@ -91,7 +91,7 @@ def open_book(
     mine = book.to_json()
     differing = [
         *_differences(kept["machine"], mine["machine"]),
-        *_differences(kept["settings"], mine["settings"]),
+        *_differences(asdict(Settings(**kept["settings"])), mine["settings"]),
     ]
     for on in sets:
         if on.name in kept["sets"] and kept["sets"][on.name]["digest"] != on.facts.digest:
@@ -125,8 +125,8 @@ def _read(path: Path) -> dict[str, Any]:
             _measurement(each)
         for each in kept["sets"].values():
             Facts(**each)
-        for name in ("machine", "settings"):
-            dict(kept[name])
+        dict(kept["machine"])
+        Settings(**kept["settings"])
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,7 +1,7 @@
 """What ``gradmem bench`` does: check the input, measure, write, say."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -56,13 +56,14 @@ def prepare(
     device: str | None,
     threads: int | None,
     rounds: int,
+    clip: bool = False,
 ) -> Job:
     """Check everything that can be checked before anything is measured.
 
     Raises:
         ConfigError: the input cannot be used.
     """
-    settings = _settings(device, threads, rounds)
+    settings = replace(_settings(device, threads, rounds), clip=clip)
     named = optimizers.split(",") if optimizers is not None else CONTESTANTS
     chosen = entries(
         [name.strip() for name in named if name.strip()],
@@ -184,4 +185,4 @@ def say(book: Book, job: Job, console: Console) -> None:
     for line in tables.warned(book, job.names, job.entries):
         console.print(f"warning: {line}", soft_wrap=True)
     if found:
-        console.print("\n" + "\n".join(tables.NOTES))
+        console.print("\n" + "\n".join(tables.notes(book)))

@@ -13,11 +13,12 @@ from torch.optim import Optimizer
 
 import gradmem
 from gradmem.lab.bench import memory
+from gradmem.lab.bench.clipping import Clipping, falling
 from gradmem.lab.bench.contestants import CONTESTANTS, OURS, REFERENCE, Entry
 from gradmem.lab.bench.machine import available_bytes
 from gradmem.lab.bench.ratios import Ratio, paired
 from gradmem.lab.bench.sets import ParameterSet
-from gradmem.lab.bench.turns import Times, clock_for, settle_allocator, take_turns, threads
+from gradmem.lab.bench.turns import Steps, Times, clock_for, settle_allocator, take_turns, threads
 from gradmem.lab.errors import ConfigError
 
 Status = Literal["measured", "not installed", "out of memory", "failed"]
@@ -28,11 +29,15 @@ NO_ROOM = "can't allocate memory", "not enough memory", "out of memory"
 
 @dataclass(frozen=True)
 class Settings:
-    """What all measurements in a folder share."""
+    """What all measurements in a folder share.
+
+    ``clip``: gradients are clipped before every step, which counts to its time.
+    """
 
     device: str
     threads: int
     rounds: int
+    clip: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def measure(entry: Entry, on: ParameterSet, settings: Settings) -> Measurement:
             warnings.simplefilter("ignore", DeprecationWarning)  # for those who wrote it
             if short := _too_large(entry, on, device):
                 return Measurement(on.name, entry, "out of memory", short)
-            found = _measured(entry, on, device, settings.rounds)
+            found = _measured(entry, on, settings)
         said = (_reason(each.message) for each in heard)
         return replace(found, warned=list(dict.fromkeys(said)))
     except Exception as error:
@@ -105,14 +110,19 @@ def measure(entry: Entry, on: ParameterSet, settings: Settings) -> Measurement:
             torch.cuda.empty_cache()
 
 
-def _measured(entry: Entry, on: ParameterSet, device: torch.device, rounds: int) -> Measurement:
+def _measured(entry: Entry, on: ParameterSet, settings: Settings) -> Measurement:
     settle_allocator()
+    device, rounds = torch.device(settings.device), settings.rounds
     params = on.make(device)
-    turns = {role: one.build(params) for role, one in rivals(entry).items()}
+    made = {role: one.build(params) for role, one in rivals(entry).items()}
+    turns: dict[str, Steps] = {**made}
+    if settings.clip:
+        limits = falling(params)
+        turns = {role: Clipping(one, params, limits) for role, one in made.items()}
     for role, one in rivals(entry).items():
         for _ in range(one.warm_up):
             turns[role].step()
-    own = turns["own"]
+    own = made["own"]
     before = _changes(own)
     times = take_turns(list(turns.values()), rounds, clock_for(device))
     replaced = None if before is None else ((_changes(own) or 0) - before) / (2 * rounds)
@@ -125,7 +135,7 @@ def _measured(entry: Entry, on: ParameterSet, device: torch.device, rounds: int)
         state_bytes=state,
         host_bytes=0 if device.type == "cpu" else memory.state_bytes(own, "cpu"),
         buffer_bytes=memory.held_bytes(own) - state,
-        step_bytes=memory.step_bytes(own, device),
+        step_bytes=memory.step_bytes(turns["own"], device),
         replaced=replaced,
     )
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from gradmem.lab.bench.turns import Steps
+
 STEP = "gradmem.bench.step"
 
 
@@ -85,7 +87,7 @@ def _slots(found: object) -> Iterator[object]:
                 yield getattr(found, name)
 
 
-def step_bytes(optimizer: Optimizer, device: torch.device) -> int:
+def step_bytes(optimizer: Steps, device: torch.device) -> int:
     """The most bytes that a step has allocated at any moment, beyond what was there before it.
 
     The optimizer takes two steps on a processor, one on an accelerator. What it keeps in place of
@@ -94,7 +96,7 @@ def step_bytes(optimizer: Optimizer, device: torch.device) -> int:
     return _on_cuda(optimizer) if device.type == "cuda" else _on_cpu(optimizer)
 
 
-def _on_cuda(optimizer: Optimizer) -> int:
+def _on_cuda(optimizer: Steps) -> int:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -103,7 +105,7 @@ def _on_cuda(optimizer: Optimizer) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _on_cpu(optimizer: Optimizer) -> int:
+def _on_cpu(optimizer: Steps) -> int:
     """From the profiler's record of every allocation and release of torch's own allocator.
 
     It does not know the size of what was allocated before it began, so a first step goes before the

@@ -22,6 +22,17 @@ NOTES = (
 )
 
 
+CLIPPED = (
+    "A step begins by clipping the gradients, every time a little: by torch's clip_grad_norm_, and "
+    "ours by their own, after which they need not measure the gradients again."
+)
+
+
+def notes(book: Book) -> tuple[str, ...]:
+    """What a reader of these tables has to know."""
+    return (*NOTES, CLIPPED) if book.settings.clip else NOTES
+
+
 def shown(book: Book, sets: Iterable[str], entries: Sequence[Entry]) -> Iterator[tuple[str, Table]]:
     """For each of the sets, a heading and the table of what was measured of these entries."""
     for name in sets:
@@ -131,8 +142,8 @@ def page(book: Book) -> str:
     """Everything in the book as Markdown, with the machine named."""
     sets, entries = list(book.sets), book.entries
     parts = ["# What a step costs", book.machine.describe(book.settings.threads) + "."]
-    parts.append(f"{book.settings.rounds} rounds of two steps. {NOTES[0]}")
-    parts += NOTES[1:]
+    first, *others = notes(book)
+    parts += [f"{book.settings.rounds} rounds of two steps. {first}", *others]
     if any(found.status == "measured" for found in book.measurements.values()):
         parts.append(f"![Time of a step as a ratio to fused Adam's, by optimizer]({PICTURE})")
     for title, table in shown(book, sets, entries):

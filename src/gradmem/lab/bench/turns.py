@@ -4,9 +4,9 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
-from torch.optim import Optimizer
 
 Clock = Callable[[Callable[[], object]], float]
 BLOCK = 31 * 2**20  # bytes, just below the largest threshold
@@ -36,7 +36,14 @@ def on_cuda(step: Callable[[], object]) -> float:
     return float(begin.elapsed_time(end)) / 1000  # from milliseconds
 
 
-def take_turns(optimizers: Sequence[Optimizer], rounds: int, clock: Clock) -> list[Times]:
+class Steps(Protocol):
+    """An optimizer, or what takes its steps."""
+
+    def step(self) -> object:
+        """Take one."""
+
+
+def take_turns(optimizers: Sequence[Steps], rounds: int, clock: Clock) -> list[Times]:
     """Times of two steps a round for every optimizer.
 
     A round goes through them and back, A B C C B A, so that a machine that slows down slows all

@@ -52,6 +52,9 @@ def bench(
     device: Annotated[str | None, told("cpu or cuda.", "cuda if there is one")] = None,
     threads: Annotated[int | None, told("Of torch.", "torch's own")] = None,
     rounds: Annotated[int, typer.Option(help="In each, two steps of every optimizer.")] = 15,
+    clip: Annotated[
+        bool, typer.Option("--clip", help="Clip gradients before every step, and time both.")
+    ] = False,
     out: Annotated[
         Path | None,
         folder_option("Folder for bench.json, .md and .svg; goes on with what is there.", "none"),
@@ -76,6 +79,7 @@ def bench(
             device=device,
             threads=threads,
             rounds=rounds,
+            clip=clip,
         )
     then = f"the same command goes on with what is in {out}" if out else "nothing is kept"
     with ends_in_sentences(console, f"Interrupted; {then}."):
