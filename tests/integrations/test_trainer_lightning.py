@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 import gradmem
 from gradmem.integrations.lightning import MemoryReportCallback
 from gradmem.integrations.scalars import report_of
+from gradmem.memory import norms
 from gradmem.proximal import ProximalOptimizer
 
 SHORT = ("--epochs", "2", "--steps", "4", "--every", "2")
@@ -164,6 +165,27 @@ def by_hand(module: Module):
         optimizer.step()
         choice["scheduler"].step()
     return optimizer
+
+
+class ClippedByOptimizer(Module):
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val, gradient_clip_algorithm):
+        optimizer.clip_grad_norm_(gradient_clip_val)
+
+
+def test_clipping_by_the_optimizer_measures_once(monkeypatch) -> None:
+    plain = Module(OPTIMIZERS["AdamW_C"])
+    by_hand(plain)
+    measured, whole = [], norms.squared_norms
+
+    def counting(*arguments):
+        measured.append(arguments)
+        return whole(*arguments)
+
+    monkeypatch.setattr(norms, "squared_norms", counting)
+    module = ClippedByOptimizer(OPTIMIZERS["AdamW_C"])
+    fitted(module)
+    assert len(measured) == len(BATCHES)
+    torch.testing.assert_close(module.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-7)
 
 
 @all_optimizers
