@@ -30,6 +30,8 @@ def assert_good(report):
     )  # gradient, parameter and sum besides the states
     assert report["wide loads"] >= arrays, report
     assert report["wide stores"] >= arrays - 1, report
+    # Between reading a slot and writing it, of whole blocks and of others.
+    assert report["barriers"] == 2, report
     assert report["fused"] == report["approximate"] == 0, report
 
 

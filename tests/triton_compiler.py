@@ -30,7 +30,7 @@ ARRAYS = {
     **dict.fromkeys(("table", "grads", "slot", "ends"), "*i64"),
     **dict.fromkeys(("numbers", "corrections", "current", "stored"), "*fp64"),
     **dict.fromkeys(("squares", "values", "sums"), "*fp64"),
-    **dict.fromkeys(("update", "write"), "*i1"),
+    **dict.fromkeys(("update", "write", "due"), "*i1"),
     **dict.fromkeys(("count", "rows", "capacity", "measure"), "i32"),
     "chunks": "*i32",
 }
@@ -62,7 +62,7 @@ def assembly(kernel, architecture, constants, **options):
     target = GPUTarget("cuda", architecture, 32)
     made = compile_kernel(source, target=target, options=options)
     assert made.asm["cubin"]
-    return made.asm["ptx"]
+    return made.asm
 
 
 def others(architecture):
@@ -81,13 +81,19 @@ def main(which: str) -> None:
         for form in TYPICAL if which == "typical" else forms():
             options = {"num_warps": 4, "enable_fp_fusion": False}
             constants = form.constants(triton_kernels)
-            text = assembly(triton_kernels.one_pass, architecture, constants, **options)
+            made = assembly(triton_kernels.one_pass, architecture, constants, **options)
+            text = made["ptx"]
             counts = {
+                "barriers": len(
+                    re.findall(r"^\s*(?:gpu|ttg)\.barrier", made["ttgir"], re.MULTILINE)
+                ),
                 "wide loads": len(re.findall(r"ld\.global\.v\d", text)),
                 "wide stores": len(re.findall(r"st\.global\.v\d", text)),
                 "fused": len(re.findall(r"\bfma\.", text)),
                 "approximate": len(re.findall(r"(?:div|sqrt)\.(?:approx|full)", text)),
             }
+            own = {name: constants[name] for name in ("kind", "slot_kind", "block")}
+            assembly(triton_kernels.renew, architecture, own, **options)
             report = {"form": list(map(str, form)), "architecture": architecture, **counts}
             sys.stdout.write(json.dumps(report) + "\n")
 

@@ -34,6 +34,16 @@ def is_capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
+def is_renewed(calls: Any, capacity: int) -> Any:
+    """Whether the running sum is made anew at the step after so many.
+
+    How much it has drifted cannot be known without waiting: often enough, therefore, that the cost
+    stays one read a step.
+    """
+    period = max(16, capacity)
+    return calls % period == period - 1
+
+
 def decide(
     ledger: Ledger,
     offer: Offer,

@@ -102,10 +102,8 @@ def decide(memory: Memory, state: State, grads: Gradients, offer_of: Offered) ->
     )
     if memory.on_host:
         return on_host.decide(ledger, offer, options, size)
-    # The host cannot know how much the sums have drifted without waiting: renew them regularly,
-    # often enough that the cost stays one read a step, always inside a captured graph.
-    period = 1 if on_device.is_capturing() else max(16, options.capacity)
-    renew = memory.calls % period == period - 1
+    # What is captured in a graph is done at every replay, but for the fused pass, which asks there.
+    renew = on_device.is_capturing() or on_device.is_renewed(memory.calls, options.capacity)
     return on_device.decide(ledger, offer, options, size, renew=renew)
 
 

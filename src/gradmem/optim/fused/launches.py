@@ -112,6 +112,7 @@ def _rehearse(form: Form, layout: Layout, capacity: int) -> None:
     if form.count_kind is not None:
         count_steps(form, layout, (table, numbers), nothing)
     one_pass(form, layout, (table, numbers), orders, capacity)
+    renew(form, layout, nothing, capacity)
     nowhere = torch.zeros_like(layout.ends.tensors)
     for roots in (False, True):
         add_up(numbers, nowhere, roots=roots)
@@ -150,7 +151,7 @@ def one_pass(
     module, device, count = kernels(), layout.params[0].device, len(layout.chunks)
     grads, numbers = given
     squares = torch.empty(count if measure else 0, dtype=torch.float64, device=device)
-    keep_for_graph(layout)
+    keep_for_graph(*layout.kept())
     if count > 0:
         with _on(device):
             module.one_pass[(min(count, PROGRAMS),)](
@@ -170,6 +171,26 @@ def one_pass(
                 enable_fp_fusion=False,  # as on the CPU, a product is rounded before it is added
             )
     return squares
+
+
+def renew(form: Form, layout: Layout, due: Tensor, capacity: int) -> None:
+    """Make the running sums of these ledgers anew from their slots."""
+    module, device, count = kernels(), layout.params[0].device, len(layout.chunks)
+    keep_for_graph(*layout.kept())
+    if count > 0:
+        constants = form.constants(module)
+        with _on(device):
+            module.renew[(min(count, PROGRAMS),)](
+                layout.chunks,
+                layout.table,
+                due,
+                count,
+                len(due),
+                capacity,
+                **{name: constants[name] for name in ("kind", "slot_kind", "block")},
+                num_warps=4,
+                enable_fp_fusion=False,
+            )
 
 
 def add_up(values: Tensor, ends: Tensor, *, roots: bool = False) -> Tensor:

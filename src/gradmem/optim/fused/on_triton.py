@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from gradmem.memory import on_device
-from gradmem.memory import slots as storage
 from gradmem.memory.aggregates import is_uniform, uniform_of_one
-from gradmem.memory.ledger import Move
+from gradmem.memory.ledger import CALLS, Move
 from gradmem.optim.fused.kernel import Kernel
 from gradmem.optim.fused.launches import (
     Form,
@@ -27,12 +26,13 @@ from gradmem.optim.fused.launches import (
     available,
     count_steps,
     one_pass,
+    renew,
 )
 from gradmem.optim.fused.places import Place, place_of
 from gradmem.optim.fused.tables import Layout, addresses, column
 from gradmem.optim.plan import Memory, Run
 from gradmem.optim.remember import Gradients, Norms, norms_of
-from gradmem.optim.state import State, holds_memory, store_of
+from gradmem.optim.state import State, holds_memory
 
 if TYPE_CHECKING:
     from gradmem.optim.shell import MemoryOptimizer
@@ -154,10 +154,18 @@ def step(
         torch._foreach_add_([state[p]["step"] for p in present], 1)
     # As after any operation in place: autograd refuses what it has saved of them.
     torch.autograd.graph.increment_version(present)
-    renewed = [store_of(state[place.param]) for place in layout.places if moves[place.row].renew]
-    if renewed:
-        storage.renew(renewed)
+    if moves[layout.places[0].row].renew:  # as all are
+        renew(form, layout, _due(memory, layout), memory.options.capacity)
     return True
+
+
+def _due(memory: Memory, layout: Layout) -> Tensor:
+    """Of which ledgers the sums are to be made anew; a graph finds out at every replay."""
+    if not on_device.is_capturing():
+        return layout.every_row
+    calls = memory.ledger.counters[:, CALLS]
+    due: Tensor = on_device.is_renewed(calls, memory.options.capacity)
+    return due
 
 
 def _orders(moves: Sequence[Move], update: Tensor) -> Orders:

@@ -32,7 +32,7 @@ PARAMETERS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 WEIGHTS = ("current", "stored")
 
 # What captured graphs read, and what they send at every replay. Nobody tells when a graph is gone,
-# so it is kept for good: less than 100 bytes a tensor and 8 a block of one, for every capture.
+# so it is kept for good: some 120 bytes a tensor and 8 a block of one, for every capture.
 _CAPTURED: list[Any] = []
 
 
@@ -194,6 +194,10 @@ class Layout:
         self.corrections = torch.empty(len(places), 2, dtype=torch.float64, device=device)
         self.every_row = torch.ones(ledgers, dtype=torch.bool, device=device)
         self.no_row = torch.zeros(ledgers, dtype=torch.bool, device=device)
+
+    def kept(self) -> tuple[Tensor, ...]:
+        """What a graph reads of it; not what it has the addresses of, which is not its own."""
+        return self.table, self.chunks, *self.ends, self.corrections, self.every_row, self.no_row
 
     def in_order(self, gradients: Gradients) -> list[Tensor | None]:
         """What the parameters are offered: as it lies, or a copy in their own order and type."""

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
+from gradmem.optim.fused.triton_rules import adam, divide, rmsprop, sgd
+
 # Columns of the table, int64, a row a tensor: elements, row of the ledger, addresses. These are of
 # parameter, running sum, slots (capacity, size), their scales (capacity, blocks) if they are int8,
 # three states of the rule, and its count of steps; 0 of what there is not.
@@ -65,85 +67,6 @@ def _narrow(values, kind: constexpr):
 
 
 @triton.jit
-def _divide(x, y):
-    return x / y if x.dtype == tl.float64 else tl.div_rn(x, y)
-
-
-@triton.jit
-def _root(x):
-    return tl.sqrt(x) if x.dtype == tl.float64 else tl.sqrt_rn(x)
-
-
-# The rules ----------------------------------------------------------------------------------------
-
-# Functions of an update, a parameter and the rule's state that return the new parameter and state.
-# `numbers` are the options, in the order of the optimizer's `_kernel`.
-
-
-@triton.jit
-def _number(numbers, i: constexpr, like):
-    return tl.load(numbers + i).to(like.dtype)
-
-
-@triton.jit
-def _rest(numbers, i: constexpr, like):
-    """One less this option."""
-    return (1.0 - tl.load(numbers + i)).to(like.dtype)
-
-
-@triton.jit
-def _gradient(u, p, decay, maximize):
-    """What a rule sees. Without a decay, an infinite parameter makes no NaN."""
-    u = tl.where(maximize != 0, -u, u)
-    return tl.where(decay == 0, u, u + decay * p)
-
-
-@triton.jit
-def _sgd(u, p, buffer, numbers, has_buffer: constexpr):
-    u = _gradient(u, p, _number(numbers, 3, u), _number(numbers, 5, u))
-    if has_buffer:
-        momentum = _number(numbers, 1, u)
-        buffer = momentum * buffer + _rest(numbers, 2, u) * u
-        u = tl.where(_number(numbers, 4, u) != 0, u + momentum * buffer, buffer)
-    return p - _number(numbers, 0, u) * u, buffer
-
-
-@triton.jit
-def _rmsprop(u, p, square, mean, buffer, numbers, has_mean: constexpr, has_buffer: constexpr):
-    u = _gradient(u, p, _number(numbers, 3, u), _number(numbers, 5, u))
-    rest = _rest(numbers, 1, u)
-    square = _number(numbers, 1, u) * square + rest * u * u
-    variance = square
-    if has_mean:
-        mean += rest * (u - mean)
-        variance = square - mean * mean
-    u = _divide(u, _root(variance) + _number(numbers, 2, u))
-    if has_buffer:
-        buffer = _number(numbers, 4, u) * buffer + u
-        u = buffer
-    return p - _number(numbers, 0, u) * u, square, mean, buffer
-
-
-@triton.jit
-def _adam(u, p, mean, square, most, numbers, correction, has_most: constexpr, critical: constexpr):
-    """Adam; of critical momenta, where the mean is not made here but is what u was made of."""
-    lr, decay = tl.load(numbers), tl.load(numbers + 4)
-    decoupled = tl.load(numbers + 5) != 0
-    p *= tl.where(decoupled, 1.0 - lr * decay, 1.0).to(u.dtype)
-    u = _gradient(u, p, tl.where(decoupled, 0.0, decay).to(u.dtype), _number(numbers, 6, u))
-    along = u
-    if not critical:
-        mean += _rest(numbers, 1, u) * (u - mean)
-        along = mean
-    square = _number(numbers, 2, u) * square + _rest(numbers, 2, u) * u * u
-    second = square
-    if has_most:
-        second = tl.where((square <= most) | (most != most), most, square)  # NaN stays
-    below = _root(second) * _number(correction, 1, u) + _number(numbers, 3, u)
-    return p - _number(correction, 0, u) * _divide(along, below), mean, square, second
-
-
-@triton.jit
 def _update(
     u, row, start, left, numbers, correction, rule: constexpr, states: constexpr, kind: constexpr,
     whole: constexpr, block: constexpr
@@ -162,12 +85,12 @@ def _update(
     if states & 4:
         c = _read(third, left, whole, block).to(u.dtype)
     if rule == "sgd":
-        p, a = _sgd(u, p, a, numbers, states & 1)
+        p, a = sgd(u, p, a, numbers, states & 1)
     elif rule == "rmsprop":
-        p, a, b, c = _rmsprop(u, p, a, b, c, numbers, states & 2, states & 4)
+        p, a, b, c = rmsprop(u, p, a, b, c, numbers, states & 2, states & 4)
     else:
         critical: constexpr = rule == "critical_adam"
-        p, a, b, c = _adam(u, p, a, b, c, numbers, correction, states & 4, critical)
+        p, a, b, c = adam(u, p, a, b, c, numbers, correction, states & 4, critical)
     _write(param, _narrow(p, kind), left, whole, block)
     if states & 1:
         _write(first, _narrow(a, kind), left, whole, block)
@@ -229,12 +152,12 @@ def _encode_int8(g, scales, left, block: constexpr):
     count: constexpr = block // SCALE_BLOCK
     parts = tl.reshape(g, (count, SCALE_BLOCK))
     most = tl.max(tl.abs(parts), 1)
-    scale = _divide(most, tl.full((count,), 127.0, g.dtype)).to(tl.float32)
+    scale = divide(most, tl.full((count,), 127.0, g.dtype)).to(tl.float32)
     scale = tl.minimum(tl.maximum(scale, SMALLEST_SCALE), LARGEST_SCALE)
     part = tl.arange(0, count)
     tl.store(scales + part, scale, mask=part * SCALE_BLOCK < left)
     each = tl.broadcast_to(scale[:, None], (count, SCALE_BLOCK))
-    codes = _to_integer(_divide(parts, each.to(g.dtype)))
+    codes = _to_integer(divide(parts, each.to(g.dtype)))
     codes = tl.minimum(tl.maximum(codes, -127.0), 127.0).to(tl.float32)
     values = tl.reshape(codes * each, (block,))
     return tl.reshape(codes, (block,)).to(tl.int8), values.to(g.dtype)
@@ -246,8 +169,10 @@ def _exchange(
 ):
     """Put g into a slot; take the sum from what was read there before to what will be read."""
     old = _slot_values(row, slot, start, left, g.dtype, kind, whole, block)
+    # Threads may share a store out otherwise than a load, and would write over numbers and scales
+    # that others have not read yet: what is stored does not wait for what was there.
+    tl.debug_barrier()
     if kind == tl.int8:
-        tl.debug_barrier()  # threads write scales that others read before
         stored, new = _encode_int8(g, _first_scale(row, slot, start), left, block)
     else:
         stored = _narrow(_clamped(g, kind), kind)
@@ -364,6 +289,31 @@ def one_pass(
                         corrections, current, stored, slot, capacity, rule, states, kind, slot_kind,
                         uniform, False, block
                     )  # fmt: skip
+
+
+@triton.jit(
+    do_not_specialize=["count", "rows", "capacity"],
+    do_not_specialize_on_alignment=list(range(3)),
+)
+def renew(
+    chunks, table,  # as `one_pass` has them
+    due,  # (rows,) bool
+    count, rows, capacity,  # int32
+    kind: constexpr, slot_kind: constexpr, block: constexpr
+):  # fmt: skip
+    """The running sums of the ledgers that are due, made anew from their slots."""
+    wide: constexpr = tl.float64 if kind == tl.float64 else tl.float32
+    if _any(due, due, rows):
+        for chunk in range(tl.program_id(0), count, tl.num_programs(0)):
+            place = chunks + 2 * chunk
+            row = table + tl.load(place).to(tl.int64) * COLUMNS
+            start = tl.load(place + 1).to(tl.int64) * block
+            if tl.load(due + tl.load(row + ROW)):
+                left = tl.minimum(tl.load(row + SIZE) - start, block).to(tl.int32)
+                total = tl.zeros((block,), wide)
+                for k in range(capacity):
+                    total += _slot_values(row, k, start, left, wide, slot_kind, False, block)
+                _write(_block(tl.load(row + TOTAL), start, wide), total, left, False, block)
 
 
 @triton.jit(do_not_specialize_on_alignment=list(range(5)))
