@@ -393,7 +393,7 @@ def test_without_triton_it_says_so_once_and_goes_on(launches, monkeypatch):
         made.available.cache_clear()
 
 
-@pytest.mark.parametrize("broken", ["count_steps", "one_pass", "add_up"])
+@pytest.mark.parametrize("broken", ["count_steps", "one_pass", "measure", "renew", "add_up"])
 def test_where_compiling_fails_it_says_so_once_and_goes_on(broken, launches, monkeypatch):
     class Broken:
         def __getitem__(self, grid):

@@ -37,6 +37,8 @@ ARRAYS = {
 FLOAT32, BFLOAT16, INT8 = torch.float32, torch.bfloat16, torch.int8
 # The rules, with the sets of states that there may be.
 STATES = {"sgd": (0, 1), "rmsprop": (1, 3, 5, 7), "adam": (3, 7), "critical_adam": (2, 6)}
+# Kernels that take some of a form's constants.
+OTHERS = {"measure": ("kind", "block"), "renew": ("kind", "slot_kind", "block")}
 TYPICAL = [
     Form("sgd", 1, FLOAT32, FLOAT32, None, uniform=True),
     Form("adam", 3, FLOAT32, BFLOAT16, FLOAT32, uniform=True),
@@ -92,8 +94,9 @@ def main(which: str) -> None:
                 "fused": len(re.findall(r"\bfma\.", text)),
                 "approximate": len(re.findall(r"(?:div|sqrt)\.(?:approx|full)", text)),
             }
-            own = {name: constants[name] for name in ("kind", "slot_kind", "block")}
-            assembly(triton_kernels.renew, architecture, own, **options)
+            for kernel, names in OTHERS.items():
+                own = form.constants(triton_kernels, *names)
+                assembly(getattr(triton_kernels, kernel), architecture, own, **options)
             report = {"form": list(map(str, form)), "architecture": architecture, **counts}
             sys.stdout.write(json.dumps(report) + "\n")
 

@@ -14,9 +14,9 @@ from gradmem.memory.on_device import is_capturing
 from gradmem.optim.fused.kernel import warn_of_fallback
 from gradmem.optim.fused.tables import BLOCK, Layout, keep_for_graph
 
-# Programs of a launch, at most: enough that the last ones leave no device idle for long, and few
-# enough to be soon done where the memory has refused and there is nothing left to do.
-PROGRAMS = 2**14
+# Programs of a launch, at most: some four times as many as a large device runs at once, so that the
+# last ones leave it idle for little, and soon done where there is nothing to do for any.
+PROGRAMS = 2**11
 
 # As Triton calls them.
 TYPES = {
@@ -47,12 +47,13 @@ class Form(NamedTuple):
     count_kind: torch.dtype | None
     uniform: bool
 
-    def constants(self, module: Any) -> dict[str, Any]:
-        """As `one_pass` takes them."""
+    def constants(self, module: Any, *names: str) -> dict[str, Any]:
+        """As the kernels take them: those of these names, or all."""
         kinds = {"kind": self.kind, "slot_kind": self.slot_kind}
         types = {name: getattr(module.tl, TYPES[kind]) for name, kind in kinds.items()}
         own = {"rule": self.rule, "states": self.states, "uniform": self.uniform}
-        return {**own, **types, "block": BLOCK}
+        everything = {**own, **types, "block": BLOCK}
+        return {name: everything[name] for name in names or everything}
 
 
 class Orders(NamedTuple):
@@ -112,6 +113,7 @@ def _rehearse(form: Form, layout: Layout, capacity: int) -> None:
     if form.count_kind is not None:
         count_steps(form, layout, (table, numbers), nothing)
     one_pass(form, layout, (table, numbers), orders, capacity)
+    measure(form, layout, table, nothing)
     renew(form, layout, nothing, capacity)
     nowhere = torch.zeros_like(layout.ends.tensors)
     for roots in (False, True):
@@ -140,56 +142,53 @@ def one_pass(
     given: tuple[Tensor, Tensor],
     orders: Orders,
     capacity: int,
-    *,
-    measure: bool = False,
-) -> Tensor:
+    squares: Tensor | None = None,
+) -> None:
     """Do what is ordered with gradients at the addresses given; options are given beside them.
 
-    Returns:
-        If `measure`, sums of squares of all chunks.
+    `squares` takes the sums of squares of chunks that are stepped along.
     """
-    module, device, count = kernels(), layout.params[0].device, len(layout.chunks)
-    grads, numbers = given
-    squares = torch.empty(count if measure else 0, dtype=torch.float64, device=device)
-    keep_for_graph(*layout.kept())
-    if count > 0:
-        with _on(device):
-            module.one_pass[(min(count, PROGRAMS),)](
-                layout.chunks,
-                layout.table,
-                grads,
-                numbers,
-                layout.corrections,
-                *orders,
-                squares if measure else layout.corrections,
-                count,
-                len(layout.no_row),
-                capacity,
-                int(measure),
-                **form.constants(module),
-                num_warps=4,
-                enable_fp_fusion=False,  # as on the CPU, a product is rounded before it is added
-            )
+    measures = squares is not None
+    _over_chunks(
+        "one_pass",
+        layout,
+        (*given, layout.corrections, *orders, layout.corrections if squares is None else squares),
+        (len(layout.no_row), capacity, int(measures)),
+        form.constants(kernels()),
+    )
+
+
+def measure(form: Form, layout: Layout, grads: Tensor, due: Tensor) -> Tensor:
+    """Sums of squares of the gradients at these addresses, by chunk, of ledgers that are due."""
+    squares = torch.empty(len(layout.chunks), dtype=torch.float64, device=due.device)
+    kinds = form.constants(kernels(), "kind", "block")
+    _over_chunks("measure", layout, (grads, due, squares), (len(due),), kinds)
     return squares
 
 
 def renew(form: Form, layout: Layout, due: Tensor, capacity: int) -> None:
     """Make the running sums of these ledgers anew from their slots."""
-    module, device, count = kernels(), layout.params[0].device, len(layout.chunks)
+    kinds = form.constants(kernels(), "kind", "slot_kind", "block")
+    _over_chunks("renew", layout, (due,), (len(due), capacity), kinds)
+
+
+def _over_chunks(
+    name: str,
+    layout: Layout,
+    tensors: tuple[Tensor, ...],
+    numbers: tuple[int, ...],
+    constants: dict[str, Any],
+) -> None:
+    """Launch a kernel whose programs share the chunks."""
+    count = len(layout.chunks)
     keep_for_graph(*layout.kept())
     if count > 0:
-        constants = form.constants(module)
-        with _on(device):
-            module.renew[(min(count, PROGRAMS),)](
-                layout.chunks,
-                layout.table,
-                due,
-                count,
-                len(due),
-                capacity,
-                **{name: constants[name] for name in ("kind", "slot_kind", "block")},
+        with _on(layout.params[0].device):
+            getattr(kernels(), name)[(min(count, PROGRAMS),)](
+                *(layout.chunks, layout.table, *tensors, count, *numbers),
+                **constants,
                 num_warps=4,
-                enable_fp_fusion=False,
+                enable_fp_fusion=False,  # as on the CPU, a product is rounded before it is added
             )
 
 

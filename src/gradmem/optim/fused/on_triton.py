@@ -25,6 +25,7 @@ from gradmem.optim.fused.launches import (
     are_made,
     available,
     count_steps,
+    measure,
     one_pass,
     renew,
 )
@@ -109,17 +110,17 @@ def _norms(
 
 def _measure(given: Given, memory: Memory, refused: Tensor | None) -> Tensor:
     """Squares of the gradients' norms, by chunk; and the updates of ledgers that refused."""
-    layout, (grads, numbers) = given.layout, given.sent
+    layout, form, (grads, numbers) = given.layout, given.form, given.sent
+    if refused is None:
+        return measure(form, layout, grads, layout.every_row)
+    squares = measure(form, layout, grads, ~refused)
+    if form.count_kind is not None:
+        count_steps(form, layout, given.sent, refused)
     # Both weights lie behind the options. Nothing is written, so any integers do for slots.
-    current, stored = (weight.expand(len(layout.no_row)) for weight in numbers[-2:].unbind())
-    update = layout.no_row
-    if refused is not None:
-        update = refused
-        if given.form.count_kind is not None:
-            count_steps(given.form, layout, given.sent, refused)
-    orders = Orders(current.contiguous(), stored.contiguous(), grads, update, layout.no_row)
-    capacity = memory.options.capacity
-    return one_pass(given.form, layout, given.sent, orders, capacity, measure=True)
+    current, stored = (weight.expand(len(refused)) for weight in numbers[-2:].unbind())
+    orders = Orders(current.contiguous(), stored.contiguous(), grads, refused, layout.no_row)
+    one_pass(form, layout, given.sent, orders, memory.options.capacity, squares)
+    return squares
 
 
 def _by_row(layout: Layout, squares: Tensor, *, l2: bool) -> Tensor:

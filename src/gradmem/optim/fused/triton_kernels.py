@@ -250,7 +250,7 @@ def one_pass(
     stored,  # (rows,) float64, or (rows, capacity) where not `uniform`
     slot,  # (rows,) int64
     update, write,  # (rows,) bool
-    squares,  # (count,) float64: takes sums of squares, if `measure`
+    squares,  # (count,) float64: takes sums of squares of what is stepped along, if `measure`
     count, rows, capacity, measure,  # int32
     rule: constexpr, states: constexpr, kind: constexpr, slot_kind: constexpr,
     uniform: constexpr, block: constexpr
@@ -260,7 +260,7 @@ def one_pass(
     Programs share the chunks, and are soon done where there is nothing to do for any.
     """
     measures = measure != 0
-    if measures | _any(update, write, rows):
+    if _any(update, write, rows):
         for chunk in range(tl.program_id(0), count, tl.num_programs(0)):
             place = chunks + 2 * chunk
             tensor = tl.load(place).to(tl.int64)
@@ -271,7 +271,9 @@ def one_pass(
             updates = tl.load(update + ledger) & (grad != 0)
             writes = tl.load(write + ledger)
             square = squares + chunk
-            if measures | updates | writes:
+            if measures & (grad == 0):
+                tl.store(square, tl.zeros((), tl.float64))
+            if updates | writes:
                 size = tl.load(row + SIZE)
                 together = grad | tl.load(row + PARAM) | tl.load(row + TOTAL) | tl.load(row + SLOTS)
                 for i in tl.static_range(3):
@@ -289,6 +291,38 @@ def one_pass(
                         corrections, current, stored, slot, capacity, rule, states, kind, slot_kind,
                         uniform, False, block
                     )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["count", "rows"], do_not_specialize_on_alignment=list(range(5)))
+def measure(
+    chunks, table, grads,  # as `one_pass` has them
+    due,  # (rows,) bool
+    squares,  # (count,) float64
+    count, rows,  # int32
+    kind: constexpr, block: constexpr
+):  # fmt: skip
+    """Sums of squares of the gradients of the ledgers that are due.
+
+    In few registers, unlike `one_pass`: many programs have to read at once.
+    """
+    wide: constexpr = tl.float64 if kind == tl.float64 else tl.float32
+    if _any(due, due, rows):
+        for chunk in range(tl.program_id(0), count, tl.num_programs(0)):
+            place = chunks + 2 * chunk
+            tensor = tl.load(place).to(tl.int64)
+            start = tl.load(place + 1).to(tl.int64) * block
+            row = table + tensor * COLUMNS
+            if tl.load(due + tl.load(row + ROW)):
+                grad = tl.load(grads + tensor)
+                left = tl.minimum(tl.load(row + SIZE) - start, block).to(tl.int32)
+                g = tl.zeros((block,), wide)
+                if grad != 0:
+                    pointer = _block(grad, start, kind)
+                    if (grad % 16 == 0) & (left == block):
+                        g = _read(pointer, left, True, block).to(wide)
+                    else:
+                        g = _read(pointer, left, False, block).to(wide)
+                tl.store(squares + chunk, tl.sum(g * g, 0).to(tl.float64))
 
 
 @triton.jit(
