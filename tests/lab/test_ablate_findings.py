@@ -81,9 +81,9 @@ def test_wins_and_losses_are_counted_and_named(curve):
     (said,) = verdicts(curve)
     assert said.startswith(
         "Adam_C: 2 of 3 cells differ from Adam beyond noise, corrected for 3 comparisons: 1 "
-        "better, 1 worse; 1 undecided. Adam_C capacity=2: +5.00 ("
+        "better, 1 worse; 1 undecided. Adam_C capacity=2: +5.00 points ("
     )
-    assert "better; Adam_C capacity=10: -4.00 (" in said
+    assert "better; Adam_C capacity=10: -4.00 points (" in said
     assert said.endswith("worse.")
     assert "3 trials" in caveat(curve)
 

@@ -369,6 +369,14 @@ def test_bad_input_is_a_sentence_and_writes_nothing(tmp_path, arguments, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_interruption_promises_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradmem.lab.bound.command.carry_out", interrupted)
+    assert call("quadratic", "--out", tmp_path) == (130, "Interrupted; nothing is written.")
+
+
 def test_a_matrix_too_large_to_standardise_is_refused(monkeypatch):
     monkeypatch.setattr(sources, "LARGEST_DENSE", 100)
     with pytest.raises(ValueError, match="too large to standardise"):

@@ -100,7 +100,7 @@ def test_the_run_that_is_recorded_is_the_run_that_was_evaluated(tmp_path):
     assert len(records) == scope["steps"] == 2 * stored["steps_per_epoch"]
     held = [records[-1].step + 1 - step for step in records[-1].held]
     assert held == scope["ages"]
-    assert "What lay in memory, by step: adam_c" in (tmp_path / "report.html").read_text()
+    assert "What lay in memory, by step: Adam_C" in (tmp_path / "report.html").read_text()
 
 
 def test_records_can_be_left_out_and_those_of_another_setting_go(tmp_path):
@@ -212,6 +212,15 @@ def test_tune_says_each_best_setting_as_a_command_that_trains(mine, tmp_path):
     assert "8 of 8 runs, 6 of them from before" in compared.output
 
 
+def test_the_commands_train_as_long_as_the_search_did(mine):
+    usual = call("tune", mine, "--trials", "1", "--epochs", "2", "--batch-size", "10")
+    assert "--epochs" not in usual.output
+    other = call("tune", mine, "--trials", "1", "--epochs", "3", "--batch-size", "5")
+    commands = [line for line in other.output.splitlines() if "gradmem train" in line]
+    assert all(line.endswith("--epochs 3 --batch-size 5") for line in commands)
+    assert len(commands) == 2
+
+
 def test_train_prints_every_epoch_and_keeps_the_run(mine, tmp_path):
     settings = ["--optimizer", "adam_c", "--set", "lr=.1", "--set", "capacity=5", "--seed", "1"]
     result = call("train", mine, *settings, "--epochs", "3", "--out", "out")
@@ -250,7 +259,8 @@ def test_a_run_without_an_end_is_a_sentence(mine, arguments, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["compare", "mnist2"], ["unknown task 'mnist2'", "digits"]),
+        (["compare", "digts"], ["unknown task 'digts'; did you mean 'digits'?", "gradmem tasks"]),
+        (["compare", "houses.csv"], ["unknown task", "name it: houses.csv:COLUMN"]),
         (["compare", "nowhere:task"], ["no module 'nowhere'"]),
         (["compare"], ["no task is named"]),
         (["compare", "digits", "--optimizers", "adan"], ["unknown optimizer 'adan'", "adam"]),
@@ -261,13 +271,15 @@ def test_a_run_without_an_end_is_a_sentence(mine, arguments, said):
         (["compare", "digits", "--sampler", "grid"], ["sampler must be one of", "grid"]),
         (["compare", "digits", "--space", "lr=1"], ["--space takes optimizer.option"]),
         (["compare", "digits", "--space", "adan.lr=1:2"], ["unknown optimizer 'adan'"]),
-        (["compare", "digits", "--space", "adam.lrr=1:2"], ["adam cannot be made", "lrr"]),
+        (["compare", "digits", "--space", "adam.lrr=1:2"], ["lrr=", "did you mean 'lr'?"]),
+        (["compare", "digits", "--optimizers", "muon", "--space", "muon.lrr=1"], ["mean 'lr'?"]),
+        (["compare", "digits", "--space", "adam.lr=fast"], ["adam cannot be made with lr='fast'"]),
         (["compare", "digits", "--config", "none.toml"], ["there is no file none.toml"]),
         (["compare", "digits", "--storage", "no://x"], ["the storage 'no://x' cannot be used"]),
         (["tune", "digits", "--timeout", "-1"], ["timeout must be greater than 0"]),
         (["train", "digits", "--set", "lr"], ["--set takes name=value"]),
         (["train", "digits", "--optimizer", "adam_c", "--set", "capacity=-1"], ["capacity"]),
-        (["train", "digits", "--set", "lrr=1"], ["adam cannot be made", "lrr"]),
+        (["train", "digits", "--set", "lrr=1"], ["adam cannot be made with lrr=1", "'lr'?"]),
     ],
 )
 def test_bad_input_is_a_sentence_and_trains_nothing(tmp_path, arguments, said):
@@ -340,6 +352,47 @@ def test_other_options_in_the_same_folder_are_said(mine):
     result = call("compare", mine, "--trials", "3", "--seeds", "2", "--out", "out")
     assert "warning: the options in out change: trials 2 -> 3; runs that still fit" in words(result)
     assert re.search("10 of 10 runs, [4-8] of them from before", words(result))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "digits", "--epochs", "1"],
+        ["ablate", "digits", "kappa", *TINY],
+        ["inspect", "digits", "--epochs", "1"],
+        ["surface", "beale", "--lr", "0.1", "--steps", "3"],
+        ["bound", "quadratic", "--steps", "9"],
+        ["sparsify", "digits"],
+        ["summary"],
+    ],
+)
+def test_the_folder_of_another_command_is_left_alone(tmp_path, command):
+    kept = tmp_path / "config.toml"
+    kept.write_text('command = "compare"\ntask = "digits"\n')
+    result = call(*command, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "has what `gradmem compare` began" in words(result)
+    assert "name another folder with --out" in words(result)
+    assert kept.read_text() == 'command = "compare"\ntask = "digits"\n'
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_compare_takes_the_folder_of_a_search(mine):
+    call("tune", mine, "--trials", "2", "--epochs", "2", "--out", "out")
+    assert call("compare", mine, *TINY, "--out", "out").exit_code == 0
+    assert call("tune", mine, "--trials", "2", "--epochs", "2", "--out", "out").exit_code == 0
+
+
+def test_the_versions_are_said():
+    said = call("--version")
+    assert said.exit_code == 0
+    assert said.output.startswith(f"gradmem {gradmem.__version__}, torch ")
+
+
+def test_one_trial_is_no_trials(mine):
+    result = call("compare", mine, "--trials", "1", "--seeds", "2", "--out", "out")
+    assert "chosen in 1 trial. The" in words(result)
+    assert "chosen in 1 trials" not in words(result)
 
 
 def test_quiet_is_quiet_but_for_errors(mine):

@@ -196,7 +196,7 @@ def test_a_wrong_file_already_there_is_not_overwritten(offer, server, tmp_path):
 
 
 def test_an_unknown_data_set_names_those_there_are(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown data set 'mnits'; choose one of: .*mnist"):
+    with pytest.raises(ValueError, match=r"unknown data set 'mnits'; did you mean 'mnist'\?"):
         download.download("mnits", tmp_path)
 
 

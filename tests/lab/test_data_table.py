@@ -172,6 +172,12 @@ def test_names_of_rows_are_refused():
         encode([column], np.arange(300))
 
 
+def test_a_number_that_is_none_is_named():
+    column = categorical(*map(str, range(299)), "1.234,5")
+    with pytest.raises(ValueError, match=r"they are numbers, but for '1\.234,5'; mend it"):
+        encode([column], np.arange(300))
+
+
 def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="must be one of standard, quantile, got 'robust'"):
         encode([numeric(1, 2)], np.arange(1), "robust")

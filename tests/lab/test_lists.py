@@ -33,4 +33,10 @@ def test_data_sets_are_listed(monkeypatch, tmp_path):
     listed = call("data")
     assert listed.exit_code == 0
     assert "mnist" in listed.output
-    assert call("data", "nonsense").exit_code == 1
+    wrong = call("data", "nonsense")
+    assert wrong.exit_code == 1
+    assert wrong.output.startswith("Error: unknown data set 'nonsense'")
+
+
+def test_data_sets_are_looked_for_where_it_is_said(tmp_path):
+    assert f"data folder: {tmp_path}" in call("data", "--data", tmp_path).output

@@ -95,6 +95,11 @@ def test_the_page_fetches_nothing_and_is_well_formed(pages):
     assert all(address.startswith("url(#") for address in re.findall(r"url\([^)]*\)", page))
 
 
+def test_code_in_a_note_is_code_in_either_page(pages):
+    assert "<code>sum</code> adds stored gradients" in pages[html_page]
+    assert "`sum` adds stored gradients" in pages[markdown_page]
+
+
 def test_every_section_is_there(pages):
     parsed = Links(pages[html_page])
     for name in ("verdict", *SECTIONS):

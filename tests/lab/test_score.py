@@ -209,6 +209,13 @@ def test_the_caveat_says_what_would_have_stayed_unseen():
     assert "the 20 test examples" in caveat(whole)
 
 
+def test_the_caveat_gives_no_number_that_says_nothing():
+    wide = comparison({"adam": [0.0, 1.0], "adam_c": [1.0, 0.0]})
+    assert caveat(wide).endswith("means nothing: any could have stayed unseen.")
+    narrow = comparison({"adam": [0.9, 0.9, 0.9], "adam_c": [0.9, 0.9, 0.90001]})
+    assert "stayed unseen" not in caveat(narrow)
+
+
 def test_the_caveat_does_without_data():
     class Gone(Made):
         def data(self):

@@ -265,6 +265,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
     arguments = ("--lr", 0.1, "--steps", 3, "--out", tmp_path / "file" / "below")
     code, said, _ = call("surface", "sphere", *arguments)
     assert code == 1
+    assert "Error: " in said
     assert "cannot be written" in said
     assert "Traceback" not in said
 
@@ -278,7 +279,9 @@ def test_the_default_folder_is_named_after_the_surface(tmp_path, monkeypatch):
 def test_every_surface_is_listed():
     code, _, output = call("surfaces")
     assert code == 0
-    assert [line.split()[0] for line in output.splitlines()] == list(SURFACES)
+    *listed, last = output.splitlines()
+    assert [line.split()[0] for line in listed] == list(SURFACES)
+    assert last == "Of a surface for any n, box and minimum are those for n = 2."
     assert max(map(len, output.splitlines())) <= 80
 
 

@@ -191,7 +191,8 @@ def test_runs_expire_with_the_text_of_the_module(folder):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("mnits", "unknown task 'mnits'; choose one of: .*digits"),
+        ("digist", r"unknown task 'digist'; did you mean 'digits'\? .*my_package:my_task"),
+        ("zzz", "unknown task 'zzz'; choose from: .*digits"),
         (":mine", "has to be MODULE:ATTRIBUTE"),
         ("own_tasks:", "has to be MODULE:ATTRIBUTE"),
         ("own_task:mine", "no module 'own_task', neither in .* nor installed"),

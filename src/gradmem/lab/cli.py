@@ -1,6 +1,7 @@
 """The command line of ``gradmem``; what each command does is in `commands`."""
 
 import sys
+from typing import Annotated
 
 try:
     import typer
@@ -26,8 +27,28 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Ask whether a memory of past gradients helps an optimizer.",
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        import torch
+
+        import gradmem
+
+        typer.echo(f"gradmem {gradmem.__version__}, torch {torch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _any(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say the versions."),
+    ] = False,
+) -> None:
+    """Ask whether a memory of past gradients helps an optimizer."""
+
 
 for part in (
     study,

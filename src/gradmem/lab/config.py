@@ -57,7 +57,11 @@ def file_name(task: str) -> str:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_separated)]
 Dimension = Annotated[Any, BeforeValidator(_dimension)]
-AtLeastOne = Annotated[int, Field(ge=1)]
+# Strict: in a file, "3" is a text and true is no number. The command line hands over numbers.
+AtLeastOne = Annotated[int, Field(ge=1, strict=True)]
+AtLeastZero = Annotated[int, Field(ge=0, strict=True)]
+FewSeeds = Annotated[int, Field(ge=1, le=100, strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
 
 
 class Config(BaseModel):
@@ -69,13 +73,13 @@ class Config(BaseModel):
     task: str
     epochs: AtLeastOne | None = None
     batch_size: AtLeastOne | None = None
-    timeout: Annotated[float, Field(gt=0)] | None = None
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
+    timeout: Annotated[float, Field(gt=0, strict=True)] | None = None
+    checkpoint_seconds: Annotated[float, Field(ge=0, strict=True)] = 10.0
     tensorboard: Path | None = None
     data: Path | None = None
     out: Path | None = None
-    open: bool = False
-    quiet: bool = False
+    open: Switch = False
+    quiet: Switch = False
 
     @property
     def folder(self) -> Path:
@@ -90,14 +94,14 @@ class TuneConfig(Config):
 
     optimizers: Names = ("adam", "adam_c")
     trials: AtLeastOne = 32
-    tuning_seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    tuning_seeds: FewSeeds = 1
     sampler: Literal["halton", "tpe"] = "halton"
-    sampler_seed: Annotated[int, Field(ge=0)] = 0
+    sampler_seed: AtLeastZero = 0
     startup: AtLeastOne = 12
     space: dict[str, dict[str, Dimension]] = Field(default_factory=dict)
     storage: str | None = None
     workers: AtLeastOne = 1
-    retry_crashed: bool = False
+    retry_crashed: Switch = False
 
 
 class CompareConfig(TuneConfig):
@@ -106,7 +110,7 @@ class CompareConfig(TuneConfig):
     command: ClassVar[str] = "compare"
 
     seeds: AtLeastOne = 20
-    records: bool = True
+    records: Switch = True
 
 
 class TrainConfig(Config):
@@ -116,7 +120,7 @@ class TrainConfig(Config):
 
     optimizer: str = "adam"
     options: dict[str, Any] = Field(default_factory=dict)
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: AtLeastZero = 0
 
     @property
     def folder(self) -> Path:
@@ -172,7 +176,7 @@ def read(folder: Path) -> Config:
     if not file.is_file():
         raise ConfigError(
             f"there is no {NAME} in {folder}, so no study was started there; name a folder that "
-            "`gradmem tune`, `compare` or `train` wrote to"
+            "`gradmem tune`, `compare`, `train` or `ablate` wrote to"
         )
     command = read_toml(file).get("command")
     if command not in COMMANDS:
@@ -195,6 +199,26 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     except TOMLKitError as error:
         raise ConfigError(f"{file} is not TOML: {error}") from None
+
+
+def refuse_another(folder: Path | None, command: str) -> None:
+    """See that ``command`` takes no folder away from another, whose report it would replace.
+
+    Raises:
+        ConfigError: another command began what is in the folder. `tune` and `compare` go on from
+            each other.
+    """
+    if folder is None or not (folder / NAME).is_file():
+        return
+    try:
+        before = read_toml(folder / NAME).get("command", command)
+    except ConfigError:  # it cannot be read, so there is nothing to take away
+        return
+    if before != command and {before, command} != {"tune", "compare"}:
+        raise ConfigError(
+            f"{folder} has what `gradmem {before}` began, and `gradmem {command}` would take its "
+            "place; name another folder with --out"
+        )
 
 
 def as_toml(config: Config) -> str:
@@ -303,6 +327,8 @@ def _sentence(kind: type[Config], error: ErrorDetails, where: str) -> str:
             return f"{name} must be a whole number, not {value!r}{where}"
         case kind_of_error if kind_of_error.startswith("float"):
             return f"{name} must be a number, not {value!r}{where}"
+        case kind_of_error if kind_of_error.startswith("bool"):
+            return f"{name} must be true or false, not {value!r}{where}"
         case _:
             said = error["msg"][0].lower() + error["msg"][1:]
             return f"{name}: {said}, not {value!r}{where}"

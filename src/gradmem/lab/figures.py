@@ -252,7 +252,7 @@ def differences(comparison: Comparison, found: Sequence[Difference]) -> Draw:
 
 
 def _difference_label(metric: Metric) -> str:
-    unit = "points" if metric.unit == "%" else metric.unit
+    unit = metric.difference_unit
     return f"difference in test {plain(metric.name)}" + (f", {plain(unit)}" if unit else "")
 
 

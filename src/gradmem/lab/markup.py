@@ -58,6 +58,15 @@ def code(text: str) -> str:
     return f"<pre>{html.escape(text)}</pre>"
 
 
+def marked(text: str) -> str:
+    """A sentence of Markdown, escaped, its `code` as code.
+
+    >>> marked("`sum` < 2")
+    '<code>sum</code> &lt; 2'
+    """
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
 def figures(*panels: str) -> str:
     """Figures beside each other, as many as there is room for."""
     return f'<div class="figures">{"".join(panels)}</div>' if any(panels) else ""

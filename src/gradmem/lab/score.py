@@ -208,7 +208,7 @@ def show_p(p: float) -> str:
 
 def show_amount(found: Difference, metric: Metric) -> str:
     """The mean difference in the metric's unit."""
-    unit = "points of " if metric.unit == "%" else f"{metric.unit} of " if metric.unit else ""
+    unit = f"{metric.difference_unit} of " if metric.unit else ""
     return f"{metric.show_difference(found.estimate.mean)} {unit}test {metric.name}"
 
 
@@ -305,9 +305,9 @@ def caveat(comparison: Comparison, found: Sequence[Difference] | None = None) ->
     examples = "the test examples" if size is None else f"the {size:,} test examples"
     return (
         "This is one task with one network, one split and one setting per optimizer, chosen "
-        f"in {plan.trials} trials. The intervals cover initial weights and batch order only: not "
-        f"the choice of {examples}, not the luck of the search, not other tasks."
-        + _unseen(made, plan.task.metric)
+        f"in {plan.trials} trial{'s' * (plan.trials > 1)}. The intervals cover initial weights and "
+        f"batch order only: not the choice of {examples}, not the luck of the search, not other "
+        "tasks." + _unseen(made, plan.task.metric)
     )
 
 
@@ -318,9 +318,11 @@ def _unseen(found: Sequence[Difference], metric: Metric) -> str:
         for each in found
         if each.outcome == "tie" and each.estimate.interval is not None
     ]
-    if not widths or not max(widths):
+    if not widths or not float(metric.show(max(widths))):
         return ""
-    unit = " points" if metric.unit == "%" else f" {metric.unit}" if metric.unit else ""
+    if metric.unit == "%" and max(widths) >= 1:
+        return " That no difference was found means nothing: any could have stayed unseen."
+    unit = f" {metric.difference_unit}" if metric.unit else ""
     return (
         " That no difference was found does not make them equal: one of up to about "
         f"{metric.show(max(widths))}{unit} could have stayed unseen."

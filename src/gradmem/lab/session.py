@@ -1,16 +1,20 @@
 """From a config to finished runs: what `tune` and `compare` have in common, whoever calls."""
 
+import re
 import time
 import traceback
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+
+from torch import nn
 
 from gradmem.lab import config as configs
 from gradmem.lab.compare import Plan
 from gradmem.lab.config import CompareConfig, Config, TuneConfig
-from gradmem.lab.errors import ConfigError, LabError, TaskError
+from gradmem.lab.errors import ConfigError, LabError, TaskError, hint
 from gradmem.lab.files import write_atomically
-from gradmem.lab.optimizers import Options, Spec, get_optimizers
+from gradmem.lab.optimizers import OPTIMIZERS, Options, Spec, get_optimizers
 from gradmem.lab.search import SearchPlan
 from gradmem.lab.store import Warn
 from gradmem.lab.study import Study, Watcher
@@ -87,7 +91,22 @@ def check_setting(task: Task, spec: Spec, options: Options) -> None:
     try:
         spec.build(model, options, task.parameters(model))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{spec.name} cannot be made: {error}") from error
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        meant = _meant(str(error), lambda: _options_of(spec.name, model))
+        raise ConfigError(f"{spec.name} cannot be made with {given}: {error}{meant}") from error
+
+
+def _meant(said: str, known: Callable[[], Iterable[str]]) -> str:
+    """The option that an unknown one resembles, if it is an unknown one that is complained of."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", said)
+    return f"; {hint(unknown[1], known())}".rstrip(".") if unknown else ""
+
+
+def _options_of(name: str, model: nn.Module) -> Iterable[str]:
+    """What an optimizer takes: the options it is searched in, and its defaults."""
+    spec = OPTIMIZERS[name]
+    middle = spec.options_at([0.5] * len(spec.space))
+    return {**middle, **spec.build(model, middle).defaults}
 
 
 def open_study(
@@ -135,9 +154,14 @@ def open_elsewhere(
 
 
 def keep_config(config: Config, epochs: int, batch_size: int, warn: Warn) -> None:
-    """Write the config into its folder, with the task's own budget spelt out."""
+    """Write the config into its folder, with the task's own budget spelt out.
+
+    Raises:
+        ConfigError: the folder is another command's.
+    """
     kept = config.model_copy(update={"epochs": epochs, "batch_size": batch_size})
     path = config.folder / configs.NAME
+    configs.refuse_another(config.folder, config.command)
     if path.exists():
         _tell_changes(path.parent, kept, warn)
     write_atomically(path, configs.as_toml(kept))

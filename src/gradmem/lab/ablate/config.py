@@ -2,21 +2,25 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from gradmem.lab.config import (
     NAME,
     AtLeastOne,
+    AtLeastZero,
     Config,
     Dimension,
+    FewSeeds,
     Names,
+    Switch,
     as_toml,
     assemble,
     changes,
     file_name,
     read_toml,
+    refuse_another,
 )
 from gradmem.lab.errors import ConfigError
 from gradmem.lab.files import write_atomically
@@ -33,11 +37,11 @@ class AblateConfig(Config):
     held: dict[str, Any] = Field(default_factory=dict)
     space: dict[str, dict[str, Dimension]] = Field(default_factory=dict)
     trials: AtLeastOne = 16
-    tuning_seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    tuning_seeds: FewSeeds = 1
     seeds: AtLeastOne = 10
-    sampler_seed: Annotated[int, Field(ge=0)] = 0
+    sampler_seed: AtLeastZero = 0
     workers: AtLeastOne = 1
-    retry_crashed: bool = False
+    retry_crashed: Switch = False
 
     @property
     def folder(self) -> Path:
@@ -59,7 +63,12 @@ def read(folder: Path) -> AblateConfig | None:
 
 
 def keep(config: AblateConfig, warn: Callable[[str], None]) -> None:
-    """Write the config into its folder; say what is other than it was there before."""
+    """Write the config into its folder; say what is other than it was there before.
+
+    Raises:
+        ConfigError: the folder is another command's.
+    """
+    refuse_another(config.folder, config.command)
     try:
         before = read(config.folder)
     except ConfigError as error:

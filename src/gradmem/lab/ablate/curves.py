@@ -136,7 +136,7 @@ def _reach(found: Findings) -> float:
 
 def _label(found: Findings) -> str:
     metric = found.metric
-    unit = "points" if metric.unit == "%" else metric.unit
+    unit = metric.difference_unit
     return f"difference in test {plain(metric.name)}" + (f", {plain(unit)}" if unit else "")
 
 

@@ -191,13 +191,14 @@ def _word(each: Difference) -> str:
 
 
 def _brief(found: Findings, each: Difference) -> str:
-    return f"{each.variant.label}: {show_difference(found, each)}"
+    unit = f" {found.metric.difference_unit}" if found.metric.unit else ""
+    return f"{each.variant.label}: {show_difference(found, each, unit)}"
 
 
-def show_difference(found: Findings, each: Difference) -> str:
-    """A mean difference and its interval, in the metric's unit."""
+def show_difference(found: Findings, each: Difference, unit: str = "") -> str:
+    """A mean difference and its interval; where no heading has the unit, it stands between."""
     metric = found.metric
-    amount = metric.show_difference(each.estimate.mean)
+    amount = metric.show_difference(each.estimate.mean) + unit
     if each.estimate.interval is None:
         return amount
     low, high = map(metric.show_difference, each.estimate.interval)

@@ -27,11 +27,13 @@ DARK, LIGHT, BLANK = "#12161c", "#fdfdfd", "#ffffff"  # on the map's colours, in
 def maps(found: Findings) -> list[Panel]:
     """A map of differences for each optimizer, and one of the learning rates that were chosen."""
     shown: list[Panel] = []
+    unit = plain(found.metric.difference_unit)
     for series in found.ablation.series:
         name = plain(series)
         shown += [
             (
-                f"{name}: test {plain(found.metric.name)} less the base",
+                f"{name}: test {plain(found.metric.name)} less the base"
+                + (f", {unit}" if unit else ""),
                 _map(found, series),
                 "Darker is better, lighter is worse; the scale is symmetric about 0. Framed, with "
                 "a triangle: differs from the base beyond noise, up for better and down for "

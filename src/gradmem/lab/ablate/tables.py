@@ -111,7 +111,7 @@ def maps(found: Findings) -> list[tuple[str, Table]]:
     if len(found.ablation.axes) < 2:
         return []
     metric = found.metric
-    unit = "points" if metric.unit == "%" else metric.unit
+    unit = metric.difference_unit
     shown = []
     for series in found.ablation.series:
         heading = f"{series}: difference in test {metric.name}" + (f", {unit}" if unit else "")

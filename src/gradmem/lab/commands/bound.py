@@ -8,9 +8,9 @@ import typer
 from gradmem.lab.commands.options import (
     OpenReport,
     console_for,
+    ends_in_sentences,
     folder_option,
     open_page,
-    sentences,
 )
 
 
@@ -85,8 +85,10 @@ def bound(
     from gradmem.lab.bound.command import carry_out, parse_age, prepare
     from gradmem.lab.bound.plan import Plan
     from gradmem.lab.bound.sources import Source
+    from gradmem.lab.config import refuse_another
 
     try:
+        refuse_another(out, "bound")
         age = parse_age(max_age, noisy=problem == "noise")
         source = Source(problem, condition, dimension, l2, standardise, data, seed)
         plan = Plan(
@@ -97,7 +99,7 @@ def bound(
     except (ValueError, FileNotFoundError) as error:
         raise typer.BadParameter(str(error)) from None
     console = console_for(quiet=False)
-    with sentences(console, out or Path("gradmem-results")):
+    with ends_in_sentences(console, "Interrupted; nothing is written."):
         page = carry_out(job, out, console)
     if open_report:
         open_page(page)

@@ -11,7 +11,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
     app.command()(tasks)
     app.command()(optimizers)
-    app.command()(data)
+    app.command("data")(data_sets)
 
 
 def tasks(data: options.Data = None) -> None:
@@ -41,12 +41,13 @@ def optimizers() -> None:
             typer.echo(f"    {dimension}")
 
 
-def data(
+def data_sets(
     names: Annotated[
         list[str] | None, typer.Argument(help="Data sets to fetch.", show_default="list them")
     ] = None,
+    data: options.Data = None,
 ) -> None:
     """List the data sets and whether they are here; fetch those named, with their checksums."""
     from gradmem.lab.data.__main__ import main
 
-    raise typer.Exit(main(names or []))
+    raise typer.Exit(main(names or [], data))

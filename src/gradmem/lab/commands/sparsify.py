@@ -74,11 +74,13 @@ def sparsify(
     Trains TASK with a range of penalties on its channels, by proximal steps in two metrics and by
     the subgradient, and measures the model that is left. About three minutes on two cores.
     """
+    from gradmem.lab.config import refuse_another
     from gradmem.lab.errors import ConfigError, LabError
     from gradmem.lab.sparsify.command import carry_out, prepare
 
     console = console_for(quiet=bool(quiet))
     with bad_input():
+        refuse_another(out, "sparsify")
         try:
             job = prepare(
                 task,

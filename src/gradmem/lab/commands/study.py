@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gradmem.lab.compare import Comparison
     from gradmem.lab.config import CompareConfig, TuneConfig
     from gradmem.lab.findings import Findings
-    from gradmem.lab.tune import Tuned
+    from gradmem.lab.study import Study
 
 
 def register(app: typer.Typer) -> None:
@@ -115,7 +115,7 @@ def carry_out(config: "TuneConfig") -> None:
                 _record(console, comparison, config.folder)
             conclude(console, comparison, config)
         else:
-            say_best(console, study.tuned(), config)
+            say_best(console, study, config)
 
 
 def _record(console: "Console", comparison: "Comparison", folder: Path) -> None:
@@ -140,7 +140,7 @@ def report_on(config: "TuneConfig") -> None:
         if isinstance(config, CompareConfig):
             conclude(console, study.comparison(), config)
         else:
-            say_best(console, study.tuned(), config)
+            say_best(console, study, config)
 
 
 def conclude(console: "Console", comparison: "Comparison", config: "CompareConfig") -> None:
@@ -179,11 +179,13 @@ def _say(console: "Console", found: "Findings", page: Path) -> None:
     console.print(f"\nReport: {page}", soft_wrap=True)
 
 
-def say_best(console: "Console", tuned: "tuple[Tuned, ...]", config: "TuneConfig") -> None:
+def say_best(console: "Console", study: "Study", config: "TuneConfig") -> None:
     """Print each best setting, as a command that trains with it."""
     import shlex
 
-    for each in tuned:
+    from gradmem.lab.report.commands import lasting
+
+    for each in study.tuned():
         loss = each.best.validation_loss
         console.print(
             f"\n{each.spec.label}: validation loss {loss:.5g}, the best of {len(each.trials)}"
@@ -193,7 +195,7 @@ def say_best(console: "Console", tuned: "tuple[Tuned, ...]", config: "TuneConfig
         words = ["gradmem", "train", config.task, "--optimizer", each.spec.name]
         for name, value in each.best.options.items():
             words += ["--set", f"{name}={value}"]
-        console.print(f"  {shlex.join(words)}", soft_wrap=True)
+        console.print(f"  {shlex.join([*words, *lasting(study.plan)])}", soft_wrap=True)
 
 
 def _warn(console: "Console", line: str) -> None:

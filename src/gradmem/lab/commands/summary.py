@@ -35,10 +35,12 @@ def summary(
     quiet: options.Quiet = None,
 ) -> None:
     """Sum up over tasks: wins, ties, losses, mean ranks, profiles; train nothing."""
+    from gradmem.lab.config import refuse_another
     from gradmem.lab.summary.command import carry_out, prepare
 
     console = options.console_for(quiet=bool(quiet))
     with options.bad_input():
+        refuse_another(out, "summary")
         named = [[name.strip() for name in each.split(",")] for each in field or ()]
         found = prepare(folders or [Path("gradmem-results")], named)
         page = carry_out(found, out, console)

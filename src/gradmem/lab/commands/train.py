@@ -1,5 +1,6 @@
 """``gradmem train``: one run at a given setting."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,7 +43,10 @@ def train(
     checkpoint_seconds: options.CheckpointSeconds = None,
     tensorboard: options.TensorBoard = None,
     data: options.Data = None,
-    out: options.Out = None,
+    out: Annotated[
+        Path | None,
+        options.folder_option("Folder for everything.", "gradmem-results/train-TASK"),
+    ] = None,
     quiet: options.Quiet = None,
 ) -> None:
     """Train once on TASK with one optimizer at one setting; the test split is read at the end.

@@ -1,15 +1,16 @@
 """``gradmem data``: what data sets there are; with names, fetch these."""
 
 import sys
+from pathlib import Path
 
 from gradmem.lab.data.catalogue import DATA_SETS, missing
 from gradmem.lab.data.download import DownloadError, download
 from gradmem.lab.data.paths import data_folder
 
 
-def main(names: list[str]) -> int:
+def main(names: list[str], where: Path | None = None) -> int:
     """Fetch the data sets named, or list all; the exit status."""
-    folder = data_folder()
+    folder = data_folder(where)
     if not names:
         sys.stdout.write(f"data folder: {folder}\n")
         for name in DATA_SETS:
@@ -18,7 +19,7 @@ def main(names: list[str]) -> int:
         try:
             paths = download(name, folder, _report if sys.stderr.isatty() else None)
         except (DownloadError, ValueError) as error:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"Error: {error}\n")
             return 1
         sys.stdout.writelines(f"{path}\n" for path in paths)
     return 0

@@ -13,6 +13,7 @@ from gradmem.lab.data.archive import unpack
 from gradmem.lab.data.catalogue import DATA_SETS, NOT_FETCHED, Archive, DataSet, File, missing
 from gradmem.lab.data.contents import contents, packing
 from gradmem.lab.data.paths import data_folder
+from gradmem.lab.errors import hint
 
 CHUNK = 1 << 16
 TIMEOUT = 30.0  # seconds without a byte
@@ -46,8 +47,8 @@ def download(
         DownloadError: no address gave a file with the right checksum, or it cannot be written.
     """
     if name not in DATA_SETS:
-        known = ", ".join(sorted(DATA_SETS))
-        raise ValueError(f"unknown data set {name!r}; choose one of: {known}")
+        said = hint(name, sorted(DATA_SETS))
+        raise ValueError(f"unknown data set {name!r}; {said} `gradmem data` lists them")
     home = data_folder(folder)
     data_set, tell = DATA_SETS[name], progress or (lambda *_: None)
     if data_set.by_hand is not None and (sentence := missing(name, home)):

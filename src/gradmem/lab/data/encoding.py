@@ -86,6 +86,21 @@ def _quantile(known: Numbers) -> Callable[[Numbers], Numbers]:
     return scale
 
 
+def _looks_like(texts: Text) -> str:
+    others = [text for text in texts.tolist() if text and not _is_number(text)]
+    if len(others) > len(texts) / 2:
+        return "it looks like a name or a date; drop it"
+    example = f", but for {others[0]!r}" if others else ""
+    return f"they are numbers{example}; mend it, or drop the column"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
 def _one_hot(name: str, known: Text) -> Encode:
     """A column for each level among ``known``; one more for the rare and the unseen if many."""
     levels, counts = np.unique(known, return_counts=True)
@@ -93,7 +108,7 @@ def _one_hot(name: str, known: Text) -> Encode:
         if len(levels) > len(known) / 2:
             raise ValueError(
                 f"column {name!r} has {len(levels):,} different texts in {len(known):,} training "
-                "rows: it looks like a name or a date; drop it"
+                f"rows: {_looks_like(levels)}"
             )
         levels = np.sort(levels[np.argsort(-counts, kind="stable")[:MOST_LEVELS]])
 

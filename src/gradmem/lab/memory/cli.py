@@ -58,13 +58,14 @@ def inspect(
     open_report: OpenReport = None,
 ) -> None:
     """Train on TASK, record what the memory does at every step, and draw it."""
-    from gradmem.lab.config import parse_settings
+    from gradmem.lab.config import parse_settings, refuse_another
     from gradmem.lab.errors import ConfigError
     from gradmem.lab.memory.command import carry_out, prepare
 
     given = {"lr": lr, "capacity": capacity, "decay": decay, "policy": policy}
     console = console_for(quiet=False)
     with bad_input():
+        refuse_another(out, "inspect")
         options = parse_settings(setting, "--set") or {}
         for name, value in given.items():
             if value is not None and name in options:

@@ -165,7 +165,7 @@ def _how_to_record(found: Findings) -> str:
 
 def _settings(found: Findings) -> str:
     return html_table(settings_table(found), text_columns=(1,)) + note(
-        html.escape(sentences.SETTINGS_NOTE)
+        markup.marked(sentences.SETTINGS_NOTE)
     )
 
 

@@ -133,10 +133,11 @@ def memory_panels(found: Findings) -> list[str]:
                 "capacity, the oldest age that fifo would hold. Of several scopes, the first.",
             )
         )
+    labels = {each.spec.name: each.spec.label for each in found.comparison.results}
     for name, records in found.origin.records.items():
         shown.append(
             _panel(
-                f"What lay in memory, by step: {name}",
+                f"What lay in memory, by step: {labels.get(name, name)}",
                 map_drawing(records),
                 "Ink: share of the gradients of that age that were held. Below the dashed line is "
                 "what fifo would hold.",

@@ -93,7 +93,7 @@ def method_sentences(found: Findings) -> list[str]:
 def _search(found: Findings) -> str:
     search = found.comparison.plan.search
     if search.sampler == "halton":
-        return "quasi-random settings"
+        return f"quasi-random setting{'s' * (found.comparison.plan.trials > 1)}"
     return f"settings of Optuna's TPE, the first {search.startup} of them quasi-random,"
 
 

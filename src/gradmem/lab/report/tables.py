@@ -20,7 +20,7 @@ OUTCOMES = {"win": "better", "tie": "no difference found", "loss": "worse"}
 def comparison_table(found: Findings) -> Table:
     """One row per pair: the difference, what the tests say, and how it counts."""
     metric = found.metric
-    unit = "points" if metric.unit == "%" else metric.unit
+    unit = metric.difference_unit
     heading = (
         "pair",
         "outcome",

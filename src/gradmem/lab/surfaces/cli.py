@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from gradmem.lab.commands.options import FAILED, print_error
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
@@ -70,6 +72,7 @@ def surface(
     # Imported here: `gradmem --help` should not wait for torch.
     from rich.console import Console
 
+    from gradmem.lab.config import refuse_another
     from gradmem.lab.errors import LabError
     from gradmem.lab.surfaces.command import carry_out, prepare
 
@@ -81,6 +84,7 @@ def surface(
         "policy": policy,
     }
     try:
+        refuse_another(out, "surface")
         plan = prepare(
             name,
             optimizers,
@@ -98,8 +102,8 @@ def surface(
     try:
         page = carry_out(plan, out, Console(markup=False, highlight=False))
     except LabError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(1) from None
+        print_error(str(error))
+        raise typer.Exit(FAILED) from None
     if open_report:
         webbrowser.open(page.resolve().as_uri())
 
@@ -113,3 +117,4 @@ def surfaces() -> None:
         sides = " x ".join(f"[{low:.5g}, {high:.5g}]" for low, high in dict.fromkeys(each.box(n)))
         size = "any n" if each.dimension is None else "n = 2"
         typer.echo(f"{name:18} {size:6} {sides:26} minimum {each.minimum(n):.7g}")
+    typer.echo("Of a surface for any n, box and minimum are those for n = 2.")

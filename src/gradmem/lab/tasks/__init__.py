@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from gradmem.lab.errors import hint
 from gradmem.lab.tasks.base import (
     Batch,
     Budget,
@@ -25,7 +26,7 @@ from gradmem.lab.tasks.digits import Digits
 from gradmem.lab.tasks.files import FromFiles
 from gradmem.lab.tasks.generated import GeneratedLogreg, GeneratedMlp
 from gradmem.lab.tasks.libsvm import LIBSVM_TASKS
-from gradmem.lab.tasks.loading import is_foreign, load
+from gradmem.lab.tasks.loading import is_foreign, is_table, load
 from gradmem.lab.tasks.mnist import FASHION_MNIST_TASKS, MNIST_TASKS
 from gradmem.lab.tasks.multinli import MULTINLI_TASKS
 from gradmem.lab.tasks.multiwoz import Multiwoz22Lstm, MultiwozLstm
@@ -93,9 +94,14 @@ def get_task(name: str, folder: Path | None = None) -> Task:
         found.asked = name
         return found
     if name not in TASKS:
-        raise ValueError(
-            f"unknown task {name!r}; choose one of: {', '.join(sorted(TASKS))}; or name your own, "
-            "my_package:my_task, file.csv:column or libsvm:file"
-        )
+        raise ValueError(f"unknown task {name!r}; {_instead(name)}")
     task = TASKS[name]
     return task(folder) if issubclass(task, FromFiles) else task()
+
+
+def _instead(name: str) -> str:
+    """What a name that is none may have been meant as."""
+    if is_table(name):
+        return f"to predict a column of a table, name it: {name}:COLUMN"
+    own = "my_package:my_task, file.csv:column or libsvm:file"
+    return f"{hint(name, sorted(TASKS))} `gradmem tasks` lists them. Or name your own: {own}"

@@ -87,6 +87,11 @@ class Metric:
     decimals: int = 2
     mean: Literal["arithmetic", "quadratic", "geometric"] | None = "arithmetic"
 
+    @property
+    def difference_unit(self) -> str:
+        """That of a difference: two percentages differ by points."""
+        return "points" if self.unit == "%" else self.unit
+
     def show(self, value: float) -> str:
         """``value`` as a reader sees it, without the unit."""
         return f"{value * self.scale:.{self.decimals}f}"

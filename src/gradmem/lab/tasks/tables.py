@@ -133,7 +133,7 @@ def _classes(table: Table, target: str) -> tuple[tuple[str, ...], Rows]:
         raise ValueError(
             f"{table.where}: {counts.min()} of {len(table):,} rows have {names[counts.argmin()]!r} "
             f"in the target {target!r}; a class needs at least {FEWEST_OF_A_CLASS}. Leave these "
-            "rows out, or say that it is a regression"
+            f"rows out, or make it a regression: Recipe({target!r}, kind='regression') in a CsvTask"
         )
     return names, labels
 
