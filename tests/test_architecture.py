@@ -22,6 +22,7 @@ ALLOWED = {
     "registry": {"errors", "optim"},
     "__init__": {"convergence", "errors", "memory", "optim", "registry"},
     "lab": {"gradmem", "errors", "proximal"},
+    "__main__": {"lab"},
     "integrations": {"gradmem"},
     "jax": {"errors"},
 }

@@ -394,3 +394,18 @@ def test_parameters_on_several_devices(info):
         step_with(expected, copies, grads)
     moved = [p.detach().cpu() for p in params]
     assert_same(moved, [p.detach() for p in copies], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (torch.nn.Sequential(torch.nn.Linear(2, 1)), "got a Sequential; of a model give model.par"),
+        ({"params": [torch.ones(2)]}, "got a dict"),
+        (torch.ones(2), "got a Tensor"),
+        ([torch.nn.Linear(2, 1)], "must be tensors, or names and tensors, got Linear"),
+        ([("weight", 3.0)], r"got \('weight', 3.0\)"),
+    ],
+)
+def test_bytes_are_of_parameters(params, said):
+    with pytest.raises(gradmem.OptionTypeError, match=said):
+        gradmem.memory_bytes(params)

@@ -221,7 +221,7 @@ def test_killed_and_started_again_it_ends_as_if_it_had_not_been(tmp_path):
     command += ["--trials", "3", "--seeds", "2"]
     folder = tmp_path / "killed"
     process = subprocess.Popen(
-        [sys.executable, "-m", "gradmem.lab", *command, "--out", str(folder), "--workers", "2"],
+        [sys.executable, "-m", "gradmem", *command, "--out", str(folder), "--workers", "2"],
         stdout=subprocess.DEVNULL,
         env={**os.environ, "PYTHONWARNINGS": "default"},
     )

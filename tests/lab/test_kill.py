@@ -122,7 +122,7 @@ def test_after_a_kill_of_the_command_its_workers_stop_and_the_same_command_goes_
     command += [text for name, n in sizes.items() for text in (f"--{name}", str(n))]
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "gradmem.lab", *command, "--workers", "2"],
+        [sys.executable, "-m", "gradmem", *command, "--workers", "2"],
         stdout=subprocess.DEVNULL,
         env={**os.environ, "PYTHONWARNINGS": "default"},
     )
@@ -144,7 +144,7 @@ def test_after_a_kill_of_the_command_its_workers_stop_and_the_same_command_goes_
 def test_a_polite_kill_notes_the_run_at_hand_and_says_how_to_go_on(tmp_path):
     command = ["train", "digits", "--epochs", "100000", "--out", str(tmp_path)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "gradmem.lab", *command, "--checkpoint-seconds", "0"],
+        [sys.executable, "-m", "gradmem", *command, "--checkpoint-seconds", "0"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONWARNINGS": "default"},

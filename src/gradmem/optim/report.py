@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Module
 
 from gradmem.errors import OptionTypeError
 from gradmem.memory.aggregates import weigh
@@ -203,7 +204,8 @@ def memory_bytes(
 
     Raises:
         OptionError: an option is out of range.
-        OptionTypeError: an option is of the wrong type, or a group has an iterator for params.
+        OptionTypeError: an option or a parameter is of the wrong type, or a group has an iterator
+            for params.
 
     Example:
         >>> import torch, gradmem
@@ -211,6 +213,11 @@ def memory_bytes(
         >>> gradmem.memory_bytes(model.parameters(), capacity=10).slots
         40040000
     """
+    if isinstance(params, (Module, Mapping, Tensor)):
+        raise OptionTypeError(
+            "params must be an iterable of parameters or of groups, got a "
+            f"{type(params).__name__}; of a model give model.parameters()"
+        )
     groups = list(params)
     if not groups or not isinstance(groups[0], Mapping):
         groups = [{"params": groups}]
@@ -242,7 +249,10 @@ def memory_bytes(
 
 
 def _tensor_of(item: Any) -> Tensor:
-    return local(item[1] if isinstance(item, tuple) else item)
+    parameter = item[1] if isinstance(item, tuple) and len(item) == 2 else item
+    if not isinstance(parameter, Tensor):
+        raise OptionTypeError(f"params must be tensors, or names and tensors, got {item!r}")
+    return local(parameter)
 
 
 def _ledger_bytes(capacity: int) -> int:

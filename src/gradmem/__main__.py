@@ -1,4 +1,4 @@
-"""``python -m gradmem.lab`` is the console script ``gradmem``."""
+"""``python -m gradmem`` is the console script ``gradmem``."""
 
 from gradmem.lab.cli import main
 
