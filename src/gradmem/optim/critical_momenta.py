@@ -118,6 +118,7 @@ class _CriticalAdam(CriticalMomenta, AdamRule):
 
     has_kernel = True
     _kernel_name = "critical_adam"
+    _made_early = "exp_avg"
 
     def _state_lists(self, group: Group) -> list[list[Tensor]]:
         """This rank's parameters, momenta, squares, maxima and step counts, made if need be."""

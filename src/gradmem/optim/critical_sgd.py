@@ -75,6 +75,7 @@ class SGD_CM(CriticalMomenta, SGDRule):
         3
     """
 
+    _made_early = "momentum_buffer"
     _refused: ClassVar[Mapping[str, str]] = {
         "fused": "torch's kernel makes the momentum and the step in one, the memory comes between",
         "nesterov": "it would look ahead along a momentum that is not stepped along",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,7 @@ from gradmem.optim.remember import (
 )
 from gradmem.optim.state import State, store_of
 from gradmem.optim.torch_kernels import fused_option
+from gradmem.optim.undo import put_back
 
 
 class MemoryOptimizer(MemoryHolder, Optimizer):
@@ -49,6 +51,8 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
     has_kernel: ClassVar[bool] = False
     # Whether torch has a fused kernel for the base rule on the CPU.
     _torch_kernel: ClassVar[bool] = False
+    # Key in the state of what `_offered` changes, before the decisions; None if it changes nothing.
+    _made_early: ClassVar[str | None] = None
     # Options of the torch class that are refused unless false, and why.
     _refused: ClassVar[Mapping[str, str]] = {}
 
@@ -97,6 +101,15 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
         fused_pass.forget(memory)  # gradients may be others until the step
         return norms
 
+    def _deciding(
+        self, memories: Sequence[Memory], given: Sequence[Gradients]
+    ) -> AbstractContextManager[None]:
+        """A block of all decisions, in which a user's function may raise an error."""
+        asked = [o for m in memories for o in (m.options.policy, m.options.aggregate)]
+        if self._made_early is None or not any(map(callable, asked)):
+            return nullcontext()
+        return put_back(self.state, [p for grads in given for p in grads], self._made_early)
+
     def _writes_gradients(self, group: Group) -> bool:  # noqa: ARG002
         """Whether torch's own rule would write into the gradients it is handed."""
         return False
@@ -132,7 +145,8 @@ class MemoryOptimizer(MemoryHolder, Optimizer):
         plan = self._plan_of_step()
         given = [gradients_of(memory) for memory in plan.memories]
         # All decisions come before any parameter changes: a user's function may raise an error.
-        works = [self._decide(*each) for each in zip(plan.memories, given, strict=True)]
+        with self._deciding(plan.memories, given):
+            works = [self._decide(*each) for each in zip(plan.memories, given, strict=True)]
         for index in plan.plain:
             self._step_plain(index)
         for memory, (grads, offers, decision) in zip(plan.memories, works, strict=True):
