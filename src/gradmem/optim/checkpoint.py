@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import torch
@@ -294,10 +293,13 @@ def _without_unused(groups: Sequence[Mapping[str, Any]], state: State) -> State:
     with those the checkpoint has none of, as they had no gradient. Nothing of theirs is stored, so
     that they go by the ledger of the others.
     """
-    model = [group["params"] for group in groups if group["scope"] == "model"]
+    model: dict[MemoryOptions, list[Any]] = {}  # groups of other options have ledgers of their own
+    for group in groups:
+        if group["scope"] == "model":
+            model.setdefault(options_of(group), []).extend(group["params"])
     apart = [group["params"] for group in groups if group["scope"] == "group"]
     dropped: set[Any] = set()
-    for keys in (list(chain.from_iterable(model)), *apart):
+    for keys in (*model.values(), *apart):
         steps = {key: int(state[key][COUNTERS][STEPS]) for key in keys if _has_counters(state, key)}
         if any(steps.values()):
             dropped.update(key for key, count in steps.items() if count == 0)

@@ -7,6 +7,7 @@ outside, or edited options make groups part or unite; other edits of options it 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ from gradmem.optim.state import (
     State,
     find_row,
     holds_memory,
+    is_used,
     row_views,
     rows_agree,
     stack_rows,
@@ -143,8 +145,17 @@ class Plan:
             self.pointers = pointers
             for memory in self.memories:
                 for run in memory.runs:
-                    run.layout = run.forms = None
-        return all(memory.is_current(state) for memory in self.memories)
+                    run.layout = run.forms = run.fused = None
+        return all(memory.is_current(state) for memory in self.memories) and not self._unites()
+
+    def _unites(self) -> bool:
+        """Whether ledgers that were apart are the same now, where a resumed run would have one."""
+        # Not on an accelerator, which would have to be waited for.
+        model = [each for each in self.memories if each.options.scope == "model" and each.on_host]
+        return any(
+            one.options == other.options and rows_agree(one.views[0], other.views[0])
+            for one, other in itertools.combinations(model, 2)
+        )
 
     def options_edited(self, groups: Sequence[Group]) -> bool:
         """Whether a memory option of a group was changed."""
@@ -198,7 +209,8 @@ def make_plan(
 
 def _parameters(groups: Sequence[Group]) -> tuple[Any, ...]:
     return tuple(
-        tuple((id(p), p.dtype, p.device, p.shape) for p in group["params"]) for group in groups
+        tuple((id(p), p.dtype, p.device, p.shape, p.stride()) for p in group["params"])
+        for group in groups
     )
 
 
@@ -239,7 +251,7 @@ def _join(
         held = find_row(parameters, state)
         for share in alike:
             other = find_row(share.rows[0], state)
-            if held is None or other is None or rows_agree(held, other):
+            if _can_be_one(held, other):
                 share.groups.append(index)
                 share.rows[0].extend(parameters)
                 return
@@ -255,6 +267,12 @@ def _join(
     else:
         share.names.extend(f"group {index}, tensor {j}" for j in range(len(parameters)))
         share.rows.extend([p] for p in parameters)
+
+
+def _can_be_one(one: Row | None, other: Row | None) -> bool:
+    """Whether what two groups hold fits one memory: only one has seen a gradient, or both alike."""
+    used = [row for row in (one, other) if row is not None and is_used(row)]
+    return len(used) < 2 or rows_agree(*used)
 
 
 def _make_memory(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradmem.errors import CheckpointError
-from gradmem.memory.ledger import Ledger, empty_ledger
+from gradmem.memory.ledger import STEPS, Ledger, empty_ledger
 from gradmem.memory.options import MemoryOptions
 from gradmem.memory.sharding import local
 from gradmem.memory.slots import Store, allocate
@@ -73,21 +73,30 @@ def blank_entry(p: Tensor, options: MemoryOptions) -> Row:
 
 
 def find_row(parameters: Sequence[Any], state: State) -> Row | None:
-    """The bookkeeping that these parameters, of one ledger, hold; None when none holds any."""
-    found: Row | None = None
+    """The bookkeeping that these parameters, of one ledger, hold; None when none holds any.
+
+    One that has seen no gradient other than zero goes by that of the others.
+    """
+    found: dict[tuple[int, ...], Row] = {}  # by where they lie, as parameters show the same one
     for p in parameters:
-        if not holds_memory(state, p):
-            continue
-        row = {key: state[p][key] for key in LEDGER_KEYS}
-        if found is None:
-            found = row
-        elif not rows_agree(found, row):
+        if holds_memory(state, p):
+            row = {key: state[p][key] for key in LEDGER_KEYS}
+            found.setdefault(tuple(each.data_ptr() for each in row.values()), row)
+    rows = list(found.values())
+    used = [row for row in rows if len(rows) == 1 or is_used(row)] or rows
+    for row in used[1:]:
+        if not rows_agree(used[0], row):
             raise CheckpointError(
                 "parameters of one scope hold different memories; the state was put together from "
                 "different optimizers, or saved with another scope: drop it with "
                 "gradmem.forget_memory(state_dict) to start with an empty memory"
             )
-    return found
+    return used[0] if used else None
+
+
+def is_used(row: Row) -> bool:
+    """Whether a ledger has seen a gradient other than zero."""
+    return int(row[COUNTERS][STEPS]) > 0
 
 
 def rows_agree(one: Row, other: Row) -> bool:
