@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from gradmem.memory.formats import flat
+from gradmem.memory.formats import flat, is_dense
 from gradmem.memory.sharding import mesh_key, shards_of, sum_over_mesh
 
 # A float32 norm of many millions of elements loses digits (2e-4 at 8 million); blocks of this many
@@ -28,7 +28,8 @@ def ledger_norms(
 
     Each of the K vectors has this rank's parts, of the same parameters as the others; a row without
     any has the norm 0. `l2`: the L2 norm of the row's gradients together; else the sum of theirs.
-    In float32 a norm above 1.8e19 counts as infinite and one below 1e-23 as zero, as squares do.
+    In float32 a norm above 1.8e19 counts as infinite and one below 1e-23 as zero, as squares do
+    (not of a single element, whose norm is its size).
     """
 
     def squares(parameters: Sequence[Tensor]) -> Tensor:
@@ -154,6 +155,8 @@ def _sum_rows(values: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def _blocks(tensor: Tensor) -> Sequence[Tensor]:
+    if tensor.numel() >= 2**10 and not is_dense(tensor):
+        tensor = tensor.contiguous()  # of what has gaps torch sums one by one, which loses digits
     if tensor.numel() <= BLOCK:
         return [tensor]
     return torch.split(flat(tensor), BLOCK)

@@ -73,9 +73,10 @@ class MemoryAugmented(MemoryHolder, Optimizer):
 
     {memory_numerics}
     With ``capacity=0`` or ``kappa=0`` its step is called as it is, and every bit is its own. Around
-    torch's SGD, RMSprop, Adam or AdamW every bit is that of the named class with ``foreach=False``;
-    left to itself that class takes torch's fused kernel, and with ``fused=True`` a pass of its own,
-    which round otherwise. It needs no extra copy and stays in cache: prefer it.
+    torch's SGD, RMSprop, Adam or AdamW every bit is that of the named class with ``foreach=False``,
+    where gradients lie as their parameters do; left to itself that class takes torch's fused
+    kernel, and with ``fused=True`` a pass of its own, which round otherwise. It needs no extra copy
+    and stays in cache: prefer it.
 
     Example:
         >>> import torch

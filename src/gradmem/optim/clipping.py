@@ -145,11 +145,12 @@ def _multiply(groups: Sequence[Group], share: Tensor) -> None:
     """Multiply all gradients by the share; a host that sees it is 1 leaves them alone."""
     if share.device.type == "cpu" and float(share) == 1.0:
         return
+    found = (p.grad for group in groups for p in group["params"])
+    # Parameters may have one gradient, which is multiplied once.
+    once = {id(grad): local(grad) for grad in found if grad is not None}
     alike: dict[torch.dtype, list[Tensor]] = {}
-    for group in groups:
-        for p in group["params"]:
-            if p.grad is not None:
-                alike.setdefault(p.grad.dtype, []).append(local(p.grad))
+    for grad in once.values():
+        alike.setdefault(grad.dtype, []).append(grad)
     for dtype, grads in alike.items():
         # A number of the host's goes to any device; one on the device has to be of their type, or
         # there is a launch for each of them.

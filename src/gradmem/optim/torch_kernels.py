@@ -50,4 +50,5 @@ def _fit(
         all(p.dtype in _TYPES for p in params)
         and all(step.dtype is torch.float32 for step in steps)
         and all(map(Tensor.is_contiguous, [*updates, *map(local, params), *map(local, kept)]))
+        and not any(map(Tensor.is_neg, [*updates, *map(local, params)]))
     )

@@ -29,7 +29,7 @@ from gradmem.optim.fused.kernel import Kernel
 from gradmem.optim.fused.places import all_in_order, forms_of, in_order_of
 from gradmem.optim.plan import Memory, Run
 from gradmem.optim.remember import Gradients, Norms, Observer, attach, entry_for, retain_nothing
-from gradmem.optim.state import store_of
+from gradmem.optim.state import holds_memory, store_of
 
 if TYPE_CHECKING:
     from gradmem.optim.shell import MemoryOptimizer
@@ -64,7 +64,21 @@ def takes(optimizer: MemoryOptimizer, memory: Memory, run: Run) -> bool:
         kinds = {(p, stored_dtype(p.dtype, memory.options.format)) for p in params}
         on_cpu = memory.on_host and all(p.device.type == "cpu" for p in params)
         run.fused = on_cpu and native.available() and all(native.takes(*kind) for kind in kinds)
+        run.fused = run.fused and _fits(optimizer, run)
     return run.fused
+
+
+def _fits(optimizer: MemoryOptimizer, run: Run) -> bool:
+    """Whether the state there is lies as a kernel goes through it. Asked before the gradients are
+    measured: a resumed run is to measure them as the one that it goes on with.
+    """
+    state = optimizer.state
+    held = [i for i, p in enumerate(run.parameters) if holds_memory(state, p)]
+    if not held:
+        return True
+    keys = optimizer._kernel(optimizer.param_groups[run.group]).states
+    params, rows = [run.parameters[i] for i in held], [run.rows[i] for i in held]
+    return native.Layout(params, rows, state, keys).fits
 
 
 def norms(optimizer: MemoryOptimizer, memory: Memory, *, ahead: bool = True) -> Norms | None:

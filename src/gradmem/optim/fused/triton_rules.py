@@ -42,6 +42,13 @@ def _gradient(u, p, decay, maximize):
 
 
 @triton.jit
+def _near(start, end, share):
+    """From one to the other by a share of the way, begun at the nearer end, as torch has it."""
+    way = end - start
+    return tl.where(share < 0.5, start + share * way, end - (1.0 - share) * way)
+
+
+@triton.jit
 def sgd(u, p, buffer, numbers, has_buffer: constexpr):
     """SGD, with a momentum if there is a buffer."""
     u = _gradient(u, p, _number(numbers, 3, u), _number(numbers, 5, u))
@@ -60,7 +67,7 @@ def rmsprop(u, p, square, mean, buffer, numbers, has_mean: constexpr, has_buffer
     square = _number(numbers, 1, u) * square + rest * u * u
     variance = square
     if has_mean:
-        mean += rest * (u - mean)
+        mean = _near(mean, u, rest)
         variance = square - mean * mean
     u = divide(u, root(variance) + _number(numbers, 2, u))
     if has_buffer:
@@ -78,7 +85,7 @@ def adam(u, p, mean, square, most, numbers, correction, has_most: constexpr, cri
     u = _gradient(u, p, tl.where(decoupled, 0.0, decay).to(u.dtype), _number(numbers, 6, u))
     along = u
     if not critical:
-        mean += _rest(numbers, 1, u) * (u - mean)
+        mean = _near(mean, u, _rest(numbers, 1, u))
         along = mean
     square = _number(numbers, 2, u) * square + _rest(numbers, 2, u) * u * u
     second = square

@@ -10,6 +10,13 @@
 
 namespace {
 
+// From one number to another by a share of the way, begun at the nearer end, as torch's lerp has it:
+// a share of 1 gives the other one, however large the first was.
+template <class W> inline W near(W from, W to, W share) {
+  const W way = to - from;
+  return share < W(0.5) ? from + share * way : to - (1 - share) * way;
+}
+
 // Without a decay, an infinite parameter makes no NaN.
 template <class W> inline W with_decay(W u, W decay, W p) { return decay == 0 ? u : u + decay * p; }
 
@@ -57,7 +64,7 @@ template <class W> struct RmsProp {
     if (mean) {
 #pragma omp simd
       for (int64_t i = 0; i < n; i++) {
-        mean[i] += rest * (u[i] - mean[i]);
+        mean[i] = near(mean[i], u[i], rest);
         variance[i] -= mean[i] * mean[i];
       }
     }
@@ -96,7 +103,7 @@ template <class W, bool Critical> struct AdamRule {
       if constexpr (Critical) {
         u[i] = a;
       } else {
-        m[i] += rest1 * (a - m[i]);
+        m[i] = near(m[i], a, rest1);
       }
       second[i] = v[i] = beta2 * v[i] + rest2 * a * a;
     }
