@@ -103,6 +103,14 @@ def test_every_optimizer_with_a_memory(run, undrawn, tmp_path, name):
     assert len(Recorder.read(tmp_path / "records.jsonl")) == 3
 
 
+def test_one_with_a_memory_around_it(run, undrawn, tmp_path):
+    settings = [f"--set={name}" for name in ("lr=0.1", "adam_lr=0.1", "momentum=0.9")]
+    more = ["--set", "weight_decay=0.01", "--capacity", 2, "--epochs", 1, "--out", tmp_path]
+    result = run("line", "--optimizer", "muon_c", *settings, *more)
+    assert result.exit_code == 0, result.output
+    assert len(Recorder.read(tmp_path / "records.jsonl")[-1].held) == 2
+
+
 def test_options_are_handed_on(run, undrawn, tmp_path):
     result = run(
         *("line", "--policy", "fifo", "--set", "scope=tensor", "--set", "max_age=3"),

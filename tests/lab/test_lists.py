@@ -17,7 +17,7 @@ def test_lists():
 
 
 def test_the_list_says_what_is_not_installed(monkeypatch):
-    monkeypatch.setattr("gradmem.lab.optimizers.find_spec", lambda name: None)
+    monkeypatch.setattr("gradmem.lab.specs.find_spec", lambda name: None)
     assert "not installed; lion needs" in call("optimizers").output
 
 

@@ -142,7 +142,7 @@ def test_the_baselines_are_those_that_users_would_pick():
 
 
 def test_a_package_that_is_missing_is_named_with_the_remedy(monkeypatch):
-    monkeypatch.setattr("gradmem.lab.optimizers.find_spec", lambda name: None)
+    monkeypatch.setattr("gradmem.lab.specs.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"lion needs .*pip install 'gradmem\[peers\]'"):
         get_optimizers(["adam", "lion"])
     assert "lion" not in {spec.name for spec in available()}

@@ -77,7 +77,7 @@ class Plan:
             seed=seed,
             epochs=self.epochs,
             batch_size=self.examples_a_step,
-            versions={**versions(), **self.task.versions()},
+            versions={**versions(), **self.task.versions(), **spec.versions},
         )
 
     def trial_configs(self, spec: Spec, options: Options) -> list[RunConfig]:

@@ -34,8 +34,12 @@ def _separated(value: object) -> object:
     return value
 
 
-def _dimension(value: Any) -> Any:
-    """A range with ``low`` and ``high``, a list of values, or one value."""
+def check_dimension(value: Any) -> Any:
+    """A range with ``low`` and ``high``, a list of values, or one value.
+
+    Raises:
+        ValueError: it is none of these.
+    """
     if isinstance(value, Mapping):
         if value.keys() != {"low", "high"}:
             raise ValueError(f"needs low and high and nothing else, not {dict(value)}")
@@ -46,17 +50,17 @@ def _dimension(value: Any) -> Any:
     return value
 
 
-def file_name(task: str) -> str:
-    """A task as part of a file's name.
+def file_name(text: str) -> str:
+    """A task or an optimizer as part of a file's name.
 
     >>> file_name("data/houses.csv:price")
     'data-houses.csv-price'
     """
-    return re.sub(r"[^\w.+-]+", "-", task)
+    return re.sub(r"[^\w.+-]+", "-", text)
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_separated)]
-Dimension = Annotated[Any, BeforeValidator(_dimension)]
+Dimension = Annotated[Any, BeforeValidator(check_dimension)]
 # Strict: in a file, "3" is a text and true is no number. The command line hands over numbers.
 AtLeastOne = Annotated[int, Field(ge=1, strict=True)]
 AtLeastZero = Annotated[int, Field(ge=0, strict=True)]
@@ -258,14 +262,16 @@ def parse_spaces(pairs: list[str] | None) -> dict[str, dict[str, Any]] | None:
 
     >>> parse_spaces(["adam.lr=1e-5:1", "adam_c.policy=fifo,random"])
     {'adam': {'lr': {'low': 1e-05, 'high': 1.0}}, 'adam_c': {'policy': ['fifo', 'random']}}
+    >>> parse_spaces(["my_optimizers.py:Mine.rho=0.1"])
+    {'my_optimizers.py:Mine': {'rho': [0.1]}}
     """
     if not pairs:
         return None
     spaces: dict[str, dict[str, Any]] = {}
     for pair in pairs:
         place, _, text = pair.partition("=")
-        optimizer, dot, option = place.strip().partition(".")
-        if not dot or not option or not text.strip():
+        optimizer, _, option = place.strip().rpartition(".")  # a file or package has dots too
+        if not optimizer or not option.isidentifier() or not text.strip():
             raise ConfigError(f"--space takes optimizer.option=low:high or =a,b,c, not {pair!r}")
         spaces.setdefault(optimizer, {})[option] = _space(text.strip(), pair)
     return spaces

@@ -1,78 +1,41 @@
-"""The optimizers one can compare, how each is made, and the space its settings are searched in."""
+"""The optimizers one can compare, how each is made, and the space its settings are searched in.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from importlib import import_module
-from importlib.util import find_spec
+`get_optimizers` finds those of the table, and a user's own: ``my_package:MyOptimizer``, and with a
+memory around it ``my_package:MyOptimizer+memory``.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
-import torch
-from torch import nn
-
-import gradmem
-from gradmem.lab.combined import Parameters, muon
+from gradmem.lab import own_optimizers as own
+from gradmem.lab.combined import muon
 from gradmem.lab.errors import ConfigError, hint
-from gradmem.lab.spaces import (
-    Choice,
-    LogUniform,
-    Options,
-    Space,
-    one_of,
-    options_at,
-    overridden,
+from gradmem.lab.importing import is_foreign
+from gradmem.lab.own_optimizers import MEMORY, SimpleOptimizer, known_as
+from gradmem.lab.spaces import Choice, LogUniform, Options, Space, one_of, overridden
+from gradmem.lab.specs import (
+    MEMORY_OPTIONS,
+    MEMORY_SPACE,
+    Factory,
+    Memory,
+    Plain,
+    Spec,
+    with_memory,
 )
 
-__all__ = ["OPTIMIZERS", "Choice", "LogUniform", "Options", "Space", "Spec", "get_optimizers"]
-
-# model, its parameters or groups, one setting -> optimizer
-Factory: TypeAlias = Callable[..., torch.optim.Optimizer]
-
-
-@dataclass(frozen=True)
-class Spec:
-    """One optimizer: its name on the page, its base if it is a memory variant, how to make it.
-
-    ``package`` is what has to be installed for it. ``proportional`` says that its step grows with
-    the gradient handed to it, so that under `sum` its rate acts as if (1 + kappa) times larger.
-    """
-
-    name: str
-    label: str
-    base: str | None
-    space: Space
-    create: Factory
-    package: str | None = None
-    proportional: bool = False
-
-    @property
-    def learning_rate(self) -> LogUniform | None:
-        """The dimension of the learning rate; None if it is held fixed or chosen from a list."""
-        for dimension in self.space:
-            if isinstance(dimension, LogUniform) and dimension.name == "lr":
-                return dimension
-        return None
-
-    @property
-    def missing(self) -> str | None:
-        """A sentence on what to install, if that is needed."""
-        if self.package is None or find_spec(self.package):
-            return None
-        return f"{self.name} needs the package {self.package}: pip install 'gradmem[peers]'"
-
-    def options_at(self, point: Sequence[float]) -> Options:
-        """The setting at ``point`` of the unit cube, one coordinate per dimension."""
-        return options_at(self.space, point)
-
-    def build(
-        self, model: nn.Module, options: Mapping[str, Any], parameters: Parameters | None = None
-    ) -> torch.optim.Optimizer:
-        """The optimizer for ``model`` at one setting, on ``parameters`` or all there are."""
-        given = model.parameters() if parameters is None else parameters
-        # A list in a file is a tuple to torch: betas, for one.
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-        return self.create(model, given, **values)
-
+__all__ = [
+    "OPTIMIZERS",
+    "Choice",
+    "LogUniform",
+    "Options",
+    "SimpleOptimizer",
+    "Space",
+    "Spec",
+    "find",
+    "get_optimizers",
+]
 
 # A memory variant searches its base's space and, on top, the memory's: with the same number of
 # trials it pays for the extra options. The spaces of a pair begin alike, so the same quasi-random
@@ -95,91 +58,17 @@ _AGGMO: Space = (
     one_of("betas", [0.0, 0.9, 0.99], [0.0, 0.9], [0.0, 0.9, 0.99, 0.999]),
 )
 
-# kappa and aggregate are chosen together: a negative kappa means something under `sum` only, since
-# `mean` would put a weight of 1 + kappa * n, soon negative, on a memory of n gradients.
-MEMORY_SPACE: Space = (
-    one_of("capacity", 5, 10, 20),
-    one_of("decay", 0.7, 0.9, 0.99),
-    Choice(
-        (
-            {"aggregate": "mean", "kappa": 1.0},
-            {"aggregate": "sum", "kappa": 1.0},
-            {"aggregate": "sum", "kappa": 0.25},
-            {"aggregate": "sum", "kappa": -0.25},
-        )
-    ),
-    one_of("policy", "top_norm", "fifo"),
-)
-
-
-@dataclass(frozen=True)
-class _Plain:
-    """Makes an optimizer of torch's kind; its package is imported only then.
-
-    ``betas`` many options beta1, beta2, ... become the one option ``betas``, so that each can be
-    searched.
-    """
-
-    package: str
-    name: str
-    betas: int = 0
-
-    def __call__(
-        self,
-        model: nn.Module,  # noqa: ARG002
-        parameters: Parameters,
-        **options: Any,
-    ) -> torch.optim.Optimizer:
-        names = [f"beta{i + 1}" for i in range(self.betas)]
-        if names and all(name in options for name in names):
-            options["betas"] = tuple(options.pop(name) for name in names)
-        cls = getattr(import_module(self.package), self.name)
-        made: torch.optim.Optimizer = cls(parameters, **options)
-        return made
-
-
-@dataclass(frozen=True)
-class _Memory:
-    """Makes one of gradmem's."""
-
-    name: str
-
-    def __call__(
-        self,
-        model: nn.Module,  # noqa: ARG002
-        parameters: Parameters,
-        **options: Any,
-    ) -> torch.optim.Optimizer:
-        return gradmem.create(self.name, parameters, **options)
-
-
-@dataclass(frozen=True)
-class _Augmented:
-    """Puts gradmem's memory around what another makes."""
-
-    base: Factory
-
-    def __call__(
-        self, model: nn.Module, parameters: Parameters, **options: Any
-    ) -> torch.optim.Optimizer:
-        own = {k: v for k, v in options.items() if k not in _MEMORY_OPTIONS}
-        memory = {k: v for k, v in options.items() if k in _MEMORY_OPTIONS}
-        return gradmem.MemoryAugmented(self.base(model, parameters, **own), **memory)
-
-
-_MEMORY_OPTIONS = frozenset(each.name for each in fields(gradmem.MemoryOptions))
-
 # name, label, space, class, name of the memory's class, whether the step grows with the gradient
 _FAMILIES: tuple[tuple[str, str, Space, Factory, str, bool], ...] = (
-    ("sgd", "SGD", _SGD, _Plain("torch.optim", "SGD"), "sgd_c", True),
-    ("sgdm", "SGDM", _SGDM, _Plain("torch.optim", "SGD"), "sgd_c", True),
-    ("rmsprop", "RMSprop", _RMSPROP, _Plain("torch.optim", "RMSprop"), "rmsprop_c", False),
-    ("adam", "Adam", _ADAM, _Plain("torch.optim", "Adam"), "adam_c", False),
-    ("adamw", "AdamW", _ADAMW, _Plain("torch.optim", "AdamW"), "adamw_c", False),
-    ("nadam", "NAdam", _ADAM, _Plain("torch.optim", "NAdam"), "nadam_c", False),
-    ("radam", "RAdam", _ADAM, _Plain("torch.optim", "RAdam"), "radam_c", False),
-    ("adagrad", "Adagrad", _ADAGRAD, _Plain("torch.optim", "Adagrad"), "adagrad_c", False),
-    ("aggmo", "AggMo", _AGGMO, _Plain("gradmem", "AggMo"), "aggmo_c", True),
+    ("sgd", "SGD", _SGD, Plain("torch.optim", "SGD"), "sgd_c", True),
+    ("sgdm", "SGDM", _SGDM, Plain("torch.optim", "SGD"), "sgd_c", True),
+    ("rmsprop", "RMSprop", _RMSPROP, Plain("torch.optim", "RMSprop"), "rmsprop_c", False),
+    ("adam", "Adam", _ADAM, Plain("torch.optim", "Adam"), "adam_c", False),
+    ("adamw", "AdamW", _ADAMW, Plain("torch.optim", "AdamW"), "adamw_c", False),
+    ("nadam", "NAdam", _ADAM, Plain("torch.optim", "NAdam"), "nadam_c", False),
+    ("radam", "RAdam", _ADAM, Plain("torch.optim", "RAdam"), "radam_c", False),
+    ("adagrad", "Adagrad", _ADAGRAD, Plain("torch.optim", "Adagrad"), "adagrad_c", False),
+    ("aggmo", "AggMo", _AGGMO, Plain("gradmem", "AggMo"), "aggmo_c", True),
 )
 
 
@@ -188,7 +77,7 @@ def _families() -> Iterator[Spec]:
         yield Spec(name, label, None, space, create, proportional=proportional)
         both = space + MEMORY_SPACE
         yield Spec(
-            *(f"{name}_c", f"{label}_C", name, both, _Memory(memory)), proportional=proportional
+            *(f"{name}_c", f"{label}_C", name, both, Memory(memory)), proportional=proportional
         )
 
 
@@ -200,7 +89,7 @@ def _critical_momenta() -> Iterator[Spec]:
         ("adamw_cm", "AdamW_CM", "adamw", _ADAMW),
     ):
         yield Spec(
-            *(name, label, base, space + MEMORY_SPACE, _Memory(name)),
+            *(name, label, base, space + MEMORY_SPACE, Memory(name)),
             proportional=base == "sgdm",
         )
 
@@ -209,11 +98,7 @@ def _augmented(specs: Iterable[Spec]) -> Iterator[Spec]:
     """Each, and with a memory around it."""
     for spec in specs:
         yield spec
-        yield Spec(
-            *(f"{spec.name}_c", f"{spec.label}_C", spec.name, spec.space + MEMORY_SPACE),
-            create=_Augmented(spec.create),
-            package=spec.package,
-        )
+        yield with_memory(spec, f"{spec.name}_c")
 
 
 def _peers() -> Iterator[Spec]:
@@ -230,7 +115,7 @@ def _peers() -> Iterator[Spec]:
         LogUniform("weight_decay", 1e-4, 10.0, floor=True),
         Choice(({"beta1": 0.9, "beta2": 0.99}, {"beta1": 0.95, "beta2": 0.98})),
     )
-    lion = _Plain("pytorch_optimizer", "Lion", betas=2)
+    lion = Plain("pytorch_optimizer", "Lion", betas=2)
     yield Spec("lion", "Lion", None, lion_space, lion, "pytorch_optimizer")
     mix_space = (
         _ADAPTIVE_RATE,
@@ -241,14 +126,14 @@ def _peers() -> Iterator[Spec]:
         ),
         one_of("weight_decouple", True),
     )
-    mix = _Plain("pytorch_optimizer", "AdEMAMix", betas=3)
+    mix = Plain("pytorch_optimizer", "AdEMAMix", betas=3)
     yield Spec("ademamix", "AdEMAMix", None, mix_space, mix, "pytorch_optimizer")
     free_space = (
         LogUniform("lr", 1e-4, 1.0),
         _WEIGHT_DECAY,
         Choice(tuple({"beta1": first, "beta2": 0.999} for first in (0.9, 0.95, 0.98))),
     )
-    free = _Plain("schedulefree", "AdamWScheduleFree", betas=2)
+    free = Plain("schedulefree", "AdamWScheduleFree", betas=2)
     yield Spec("schedulefree", "ScheduleFree", None, free_space, free, "schedulefree")
 
 
@@ -257,46 +142,176 @@ OPTIMIZERS: Mapping[str, Spec] = MappingProxyType(
 )
 
 
+# A user's own, by name, as they were last asked for.
+_OWN: dict[str, Spec] = {}
+
+
+def find(name: str) -> Spec:
+    """The optimizer that runs call ``name``, searched in its own space.
+
+    Raises:
+        ConfigError: there is none, or it is a user's own and cannot be had.
+    """
+    name = known_as(name)
+    if not is_foreign(name):
+        _check_known(name)
+        return OPTIMIZERS[name]
+    if name not in _OWN:
+        plain = name.removesuffix(MEMORY)
+        spec = _OWN.get(plain) or _load(plain)
+        _OWN[name] = spec if plain == name else _around(spec)
+    return _OWN[name]
+
+
 def get_optimizers(
-    names: Sequence[str], spaces: Mapping[str, Mapping[str, Any]] | None = None
+    names: Sequence[str],
+    spaces: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    to_search: bool = True,
 ) -> tuple[Spec, ...]:
     """The specs called ``names``, in that order.
 
     Args:
-        names: of optimizers.
+        names: of optimizers; the files of a user's own are read anew.
         spaces: by name of an optimizer and of an option, what to search instead of the default. A
             base's dimensions are its memory variant's too, unless that is given others.
+        to_search: whether settings are searched, so that there has to be something to search.
 
     Raises:
-        ConfigError: a name is unknown or comes twice, its package is missing, or a space is wrong.
+        ConfigError: a name is unknown or comes twice, its package is missing, a space is wrong or
+            empty, or one of a user's own cannot be had.
     """
     if not names:
         raise ConfigError(f"no optimizer named; choose from: {', '.join(OPTIMIZERS)}")
-    for name in names:
-        _check_known(name)
-    if len(set(names)) < len(names):
+    load_own(names)
+    _check_taking_part(spaces or {}, names)
+    found = {spec.name: spec for spec in map(find, names)}
+    if len(found) < len(names):
         raise ConfigError(f"an optimizer is named twice in {','.join(names)!r}")
-    for name in names:
-        if missing := OPTIMIZERS[name].missing:
-            raise ConfigError(missing)
-    return tuple(_searched(OPTIMIZERS[name], spaces or {}) for name in names)
+    for spec in found.values():
+        if spec.missing:
+            raise ConfigError(spec.missing)
+    specs = tuple(with_spaces(spec, spaces or {}) for spec in found.values())
+    if to_search:
+        for spec in specs:
+            check_searched(spec)
+    return specs
+
+
+def load_own(names: Iterable[str]) -> None:
+    """Read the files of those of a user's own among ``names``, for `find`.
+
+    Two of one label are called by their whole names.
+
+    Raises:
+        ConfigError: one cannot be had, or two would be taken for one another.
+    """
+    seen: dict[str, str] = {}
+    for name in (name.removesuffix(MEMORY) for name in names if is_foreign(name)):
+        if (other := seen.setdefault(known_as(name), name)) != name:
+            raise ConfigError(
+                f"{other} and {name} are both known as {known_as(name)}: name one optimizer in one "
+                "way, or give one of two files another name"
+            )
+    specs = [_load(name) for name in seen.values()]
+    labels = [spec.label for spec in specs]
+    for spec in specs:
+        if labels.count(spec.label) > 1:
+            _OWN[spec.name] = replace(spec, label=spec.name)
+
+
+def _load(asked: str) -> Spec:
+    """One of a user's own, without a memory around it."""
+    found, name = own.load(asked), known_as(asked)
+    base = found.base and known_as(found.base)
+    if base == name:
+        raise ConfigError(f"{asked} names itself as its base")
+    if base and not is_foreign(base):
+        _check_known(base)
+    taken = any(found.label == spec.label for spec in OPTIMIZERS.values())
+    spec = Spec(
+        name=name,
+        label=name if taken else found.label,
+        base=base,
+        space=found.space,
+        create=found.create,
+        proportional=found.proportional,
+        shares=False,
+        asked=asked,
+        versions={name: found.origin},
+    )
+    _OWN[name] = spec
+    _OWN.pop(name + MEMORY, None)  # of what was loaded before
+    return spec
+
+
+def _around(spec: Spec) -> Spec:
+    """A memory around one of a user's own."""
+    if shared := sorted(spec.options & MEMORY_OPTIONS):
+        raise ConfigError(
+            f"{spec.typed}{MEMORY}: {', '.join(shared)} is an option of both the optimizer and the "
+            "memory; let a function take the optimizer's by another name"
+        )
+    return replace(with_memory(spec, spec.name + MEMORY), asked=spec.typed + MEMORY)
 
 
 def _check_known(name: str) -> None:
     if name not in OPTIMIZERS:
         said = hint(name, OPTIMIZERS)
-        raise ConfigError(f"unknown optimizer {name!r}; {said} `gradmem optimizers` lists them")
+        plain = name.removesuffix(MEMORY)
+        if plain != name and f"{plain}_c" in OPTIMIZERS:
+            said = f"with a memory it is called {plain}_c;"
+        raise ConfigError(
+            f"unknown optimizer {name!r}; {said} `gradmem optimizers` lists them. Or name your "
+            "own: my_package:MyOptimizer"
+        )
 
 
-def _searched(spec: Spec, spaces: Mapping[str, Mapping[str, Any]]) -> Spec:
-    """``spec`` with the dimensions the user wants."""
-    for name in spaces:
-        _check_known(name)
+def with_spaces(spec: Spec, spaces: Mapping[str, Mapping[str, Any]]) -> Spec:
+    """``spec`` with the dimensions the user wants.
+
+    Raises:
+        ConfigError: an optimizer is unknown, or a space is wrong.
+    """
+    wanted: dict[str, dict[str, Any]] = {}
+    for asked, options in spaces.items():
+        name = known_as(asked)
+        if not is_foreign(name):
+            _check_known(name)
+        wanted.setdefault(name, {}).update(options)
+    inherited = wanted.get(spec.base or "", {})
+    if spec.name.endswith(MEMORY):  # around what its base is then, with what that has inherited
+        spec, inherited = _around(with_spaces(find(spec.base or ""), spaces)), {}
     space = spec.space
-    for name in filter(None, (spec.base, spec.name)):
-        for option, wanted in spaces.get(name, {}).items():
-            space = overridden(space, option, wanted)
+    for option, values in inherited.items():
+        if spec.shares or option in spec.options:
+            space = overridden(space, option, values)
+    for option, values in wanted.get(spec.name, {}).items():
+        space = overridden(space, option, values)
     return replace(spec, space=space)
+
+
+def _check_taking_part(spaces: Iterable[str], names: Iterable[str]) -> None:
+    """ConfigError if a user's own has a space and takes no part: it is taken for a slip."""
+    there = {known_as(name.removesuffix(MEMORY)) for name in names}
+    for name in filter(is_foreign, spaces):
+        if known_as(name.removesuffix(MEMORY)) not in there:
+            raise ConfigError(f"there is a search space for {name}, which takes no part")
+
+
+def check_searched(spec: Spec) -> None:
+    """See that there is something to search, beside a memory's options.
+
+    Raises:
+        ConfigError: there is not.
+    """
+    if all(dimension in MEMORY_SPACE for dimension in spec.space):
+        plain = spec.typed.removesuffix(MEMORY)
+        raise ConfigError(
+            f"{plain} has no option lr and does not say what to search: give it an attribute "
+            'search_space = {"OPTION": {"low": LOW, "high": HIGH}}, or the command --space '
+            f"{plain}.OPTION=LOW:HIGH"
+        )
 
 
 def available(specs: Iterable[Spec] = OPTIMIZERS.values()) -> list[Spec]:

@@ -1,5 +1,6 @@
 """What lies beside the runs of a study and belongs into its report."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,4 +43,5 @@ def read(folder: Path) -> Origin:
 
 def _name(path: Path) -> str:
     """``adam_c`` for ``records-adam_c.KEY.jsonl``; the whole name of another file."""
-    return path.name.split(".")[0].removeprefix("records-")
+    of_a_run = re.fullmatch(r"(.+)\.[0-9a-f]{16}", path.stem)
+    return (of_a_run[1] if of_a_run else path.stem).removeprefix("records-")

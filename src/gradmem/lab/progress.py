@@ -15,7 +15,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from gradmem.lab.compare import Plan, Progress
-from gradmem.lab.optimizers import OPTIMIZERS
+from gradmem.lab.optimizers import find
 from gradmem.lab.run import RunConfig
 from gradmem.lab.study import Watcher
 from gradmem.lab.training import Epoch
@@ -93,7 +93,7 @@ class Lines:
 
 def describe(config: RunConfig) -> str:
     """A run in a few words."""
-    label = OPTIMIZERS[config.optimizer].label
+    label = find(config.optimizer).label
     if config.purpose == "tune":
         return f"tuning {label}"
     return f"evaluating {label}, seed {config.seed}"

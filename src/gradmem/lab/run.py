@@ -14,7 +14,7 @@ from torch import Tensor
 import gradmem
 from gradmem.lab.checkpoint import Checkpoint
 from gradmem.lab.errors import LabError
-from gradmem.lab.optimizers import OPTIMIZERS, Options
+from gradmem.lab.optimizers import Options, find
 from gradmem.lab.tasks.base import Task, seeded
 from gradmem.lab.training import Diverged, History, Onlooker, OutOfTime, Training
 
@@ -178,7 +178,7 @@ def broken_off(task: Task, config: RunConfig, status: Status, error: str | None)
 def _begin(task: Task, config: RunConfig, timeout: float | None) -> Training:
     return Training(
         task,
-        OPTIMIZERS[config.optimizer],
+        find(config.optimizer),
         config.options,
         seed=config.seed,
         batch_size=config.batch_size,

@@ -3,7 +3,7 @@
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from gradmem.lab.compare import Plan
 from gradmem.lab.config import CompareConfig, Config, TuneConfig
 from gradmem.lab.errors import ConfigError, LabError, TaskError, hint
 from gradmem.lab.files import write_atomically
-from gradmem.lab.optimizers import OPTIMIZERS, Options, Spec, get_optimizers
+from gradmem.lab.optimizers import Options, Spec, find, get_optimizers
 from gradmem.lab.search import SearchPlan
 from gradmem.lab.store import Warn
 from gradmem.lab.study import Study, Watcher
@@ -74,11 +74,13 @@ def check_task(task: Task) -> None:
     except (FileNotFoundError, LabError) as error:
         raise TaskError(str(error)) from error
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise TaskError(
-            f"the task {task.name} cannot be used: {type(error).__name__}: {error} "
-            f"({place.filename}, line {place.lineno})"
-        ) from error
+        raise TaskError(f"the task {task.name} cannot be used: {raised(error)}") from error
+
+
+def raised(error: Exception) -> str:
+    """What was raised, and where."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
 
 
 def check_setting(task: Task, spec: Spec, options: Options) -> None:
@@ -90,23 +92,33 @@ def check_setting(task: Task, spec: Spec, options: Options) -> None:
     model = task.model(0)
     try:
         spec.build(model, options, task.parameters(model))
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # of a user's own it may be any
+        usual = isinstance(error, (TypeError, ValueError))
+        said = str(error) if usual else raised(error)
         given = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        meant = _meant(str(error), lambda: _options_of(spec.name, model))
-        raise ConfigError(f"{spec.name} cannot be made with {given}: {error}{meant}") from error
+        raise ConfigError(
+            f"{spec.typed} cannot be made with {given or 'no options'}: {said}"
+            f"{_meant(said, spec, model)}"
+        ) from error
 
 
-def _meant(said: str, known: Callable[[], Iterable[str]]) -> str:
-    """The option that an unknown one resembles, if it is an unknown one that is complained of."""
-    unknown = re.search(r"unexpected keyword argument '(\w+)'", said)
-    return f"; {hint(unknown[1], known())}".rstrip(".") if unknown else ""
+def _meant(said: str, spec: Spec, model: nn.Module) -> str:
+    """What to do, if it is an unknown option that is complained of, or one that nobody gives."""
+    if unknown := re.search(r"unexpected keyword argument '(\w+)'", said):
+        return f"; {hint(unknown[1], _options_of(spec, model))}".rstrip(".")
+    if re.search(r"missing \d+ required .*argument", said):
+        return "; give it a default, or a value with --space or --set"
+    return ""
 
 
-def _options_of(name: str, model: nn.Module) -> Iterable[str]:
+def _options_of(spec: Spec, model: nn.Module) -> Iterable[str]:
     """What an optimizer takes: the options it is searched in, and its defaults."""
-    spec = OPTIMIZERS[name]
-    middle = spec.options_at([0.5] * len(spec.space))
-    return {**middle, **spec.build(model, middle).defaults}
+    usual = find(spec.known)
+    middle = usual.options_at([0.5] * len(usual.space))
+    try:
+        return {**middle, **usual.build(model, middle).defaults}
+    except Exception:  # one of a user's own that needs more than it says
+        return middle
 
 
 def open_study(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from gradmem.lab.config import file_name
 from gradmem.lab.errors import StoreError
 from gradmem.lab.files import write_atomically
 from gradmem.lab.run import RunConfig, RunResult
@@ -23,7 +24,7 @@ def name_of(config: RunConfig) -> str:
     """What everything that belongs to this run is called, and to no other."""
     canonical = json.dumps(asdict(config), sort_keys=True)
     key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
-    return f"{config.optimizer}-{config.purpose}-seed{config.seed}-{key}"
+    return f"{file_name(config.optimizer)}-{config.purpose}-seed{config.seed}-{key}"
 
 
 class Store:

@@ -21,6 +21,7 @@ from typing import Protocol
 from gradmem.lab.checkpoint import Checkpoints
 from gradmem.lab.claims import Claims
 from gradmem.lab.compare import Comparison, Evaluated, Plan, Progress
+from gradmem.lab.config import file_name
 from gradmem.lab.errors import CrashedError, NoResultsError
 from gradmem.lab.files import remove_abandoned_drafts
 from gradmem.lab.optimizers import Spec
@@ -253,7 +254,7 @@ class Study:
 
     def _tuning_jobs(self) -> list[Job]:
         return [
-            Job(f"{self.plan.search_name(spec)}-{slot:05d}", spec, slot=slot)
+            Job(file_name(f"{self.plan.search_name(spec)}-{slot:05d}"), spec, slot=slot)
             for slot in range(self.plan.trials)
             for spec in self.plan.optimizers
         ]

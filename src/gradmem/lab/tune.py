@@ -70,7 +70,8 @@ class Tuned:
     def _edge(self, dimension: LogUniform) -> str:
         name = "learning rate" if dimension.name == "lr" else dimension.name
         chosen = self.best.options[dimension.name]
-        place = f"{self.spec.base or self.spec.name}.{dimension.name}"
+        whose = self.spec.base if self.spec.base and self.spec.shares else self.spec.name
+        place = f"{whose}.{dimension.name}"
         return (
             f"{self.spec.label}: the best {name}, {chosen:g}, lies at the edge of the space "
             f"searched ({dimension.low:g} to {dimension.high:g}); a better one may lie beyond it: "

@@ -8,16 +8,31 @@ from typing import Any
 import gradmem
 from gradmem.lab.ablate.axis import OF_A_MEMORY, Axis, Point, check, show
 from gradmem.lab.errors import ConfigError, hint
-from gradmem.lab.optimizers import OPTIMIZERS, Choice, Options, Spec, get_optimizers
+from gradmem.lab.optimizers import (
+    OPTIMIZERS,
+    Choice,
+    Options,
+    Spec,
+    check_searched,
+    find,
+    get_optimizers,
+    with_spaces,
+)
+from gradmem.lab.own_optimizers import MEMORY, known_as
 
 Held = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class CellSpec(Spec):
-    """An optimizer of the table, ``optimizer``, as one cell has it; ``name`` is the cell's."""
+    """An optimizer, ``optimizer``, as one cell has it; ``name`` is the cell's."""
 
     optimizer: str = ""
+
+    @property
+    def known(self) -> str:
+        """What its runs call it."""
+        return self.optimizer
 
 
 @dataclass(frozen=True)
@@ -36,19 +51,21 @@ def get_entrants(
     Raises:
         ConfigError: a name is unknown, or of an optimizer without a memory, or a space is wrong.
     """
-    variants = get_optimizers(names)
+    variants = get_optimizers(names, to_search=False)
     for spec in variants:
-        if spec.base is None:
-            remedy = f"; take {spec.name}_c" if f"{spec.name}_c" in OPTIMIZERS else ""
-            raise ConfigError(f"{spec.name} has no memory, so it lacks every axis{remedy}")
+        if spec.base is None or not spec.shares:
+            other = f"{spec.name}_c" if spec.name in OPTIMIZERS else f"{spec.typed}{MEMORY}"
+            raise ConfigError(f"{spec.typed} has no memory, so it lacks every axis; take {other}")
     bases = list(dict.fromkeys(spec.base for spec in variants if spec.base))
     for name in spaces:
-        if name not in bases:
+        if known_as(name) not in bases:
             raise ConfigError(
                 f"--space names {name!r}; what is searched is the base's, of {', '.join(bases)}, "
                 "in every cell alike; an option of the memory is an axis, or held with --set"
             )
-    searched = {spec.name: spec for spec in get_optimizers(bases, spaces)}
+    searched = {name: with_spaces(find(name), spaces) for name in bases}
+    for spec in searched.values():
+        check_searched(spec)
     return tuple(Entrant(searched[spec.base or ""], spec) for spec in variants)
 
 
@@ -118,4 +135,6 @@ def _cell(spec: Spec, entrant: Entrant, where: Point, space: Any) -> CellSpec:
         package=spec.package,
         proportional=spec.proportional,
         optimizer=spec.name,
+        asked=spec.asked,
+        versions=spec.versions,
     )

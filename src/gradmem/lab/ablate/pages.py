@@ -154,8 +154,9 @@ def method_sentences(found: Findings) -> list[str]:
 
 def version_sentence(found: Findings) -> str:
     """What the runs were made with."""
-    each = next(iter(found.outcomes.by_name.values()))
-    said = ", ".join(f"{name} {number}" for name, number in each.runs[0].config.versions.items())
+    runs = [run for each in found.outcomes.by_name.values() for run in each.runs]
+    versions = {name: number for run in runs for name, number in run.config.versions.items()}
+    said = ", ".join(f"{name} {number}" for name, number in versions.items())
     return f"Versions: {said}."
 
 

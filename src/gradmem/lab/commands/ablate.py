@@ -32,7 +32,10 @@ def ablate(
         list[str] | None,
         typer.Option(help="What an axis is set to: capacity=0,5,10; again for another axis."),
     ] = None,
-    optimizer: Annotated[str | None, told("With a memory; several with commas.", "adam_c")] = None,
+    optimizer: Annotated[
+        str | None,
+        told("With a memory, or your own: module:attribute+memory; several with commas.", "adam_c"),
+    ] = None,
     held: Annotated[
         list[str] | None,
         typer.Option(

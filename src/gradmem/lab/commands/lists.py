@@ -29,16 +29,29 @@ def tasks(data: options.Data = None) -> None:
     typer.echo("Your own: gradmem compare my_module:my_task, or houses.csv:price")
 
 
-def optimizers() -> None:
+def optimizers(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Which; or your own: module:attribute, module:attribute+memory.",
+            show_default="all of the table",
+        ),
+    ] = None,
+) -> None:
     """List the optimizers and the space each is searched in."""
-    from gradmem.lab.optimizers import OPTIMIZERS
+    from gradmem.lab.optimizers import OPTIMIZERS, get_optimizers
 
-    for name, spec in OPTIMIZERS.items():
+    asked = [name.strip() for each in names or () for name in each.split(",")]
+    with options.bad_input():
+        specs = get_optimizers(asked) if asked else tuple(OPTIMIZERS.values())
+    for spec in specs:
         base = f", on top of {spec.base}" if spec.base else ""
         missing = f" (not installed; {spec.missing})" if spec.missing else ""
-        typer.echo(f"{name}: {spec.label}{base}{missing}")
+        typer.echo(f"{spec.typed}: {spec.label}{base}{missing}")
         for dimension in spec.space:
             typer.echo(f"    {dimension}")
+    if not asked:
+        typer.echo("Your own: my_module:MyOptimizer; with a memory, my_module:MyOptimizer+memory")
 
 
 def data_sets(

@@ -39,7 +39,12 @@ ConfigFile = Annotated[
     typer.Option("--config", help="TOML with any of these options.", dir_okay=False),
 ]
 Optimizers = Annotated[
-    str | None, told("Names with commas; `gradmem optimizers` lists them.", "adam,adam_c")
+    str | None,
+    told(
+        "Names with commas: of `gradmem optimizers`, or your own: module:attribute, with a memory "
+        "around it module:attribute+memory.",
+        "adam,adam_c",
+    ),
 ]
 Trials = Annotated[int | None, told("Settings tried for each optimizer.", "32")]
 TuningSeeds = Annotated[int | None, told("Runs of each setting; their mean decides.", "1")]

@@ -192,7 +192,7 @@ def say_best(console: "Console", study: "Study", config: "TuneConfig") -> None:
         )
         for line in each.warnings():
             console.print(f"warning: {line}")
-        words = ["gradmem", "train", config.task, "--optimizer", each.spec.name]
+        words = ["gradmem", "train", config.task, "--optimizer", each.spec.typed]
         for name, value in each.best.options.items():
             words += ["--set", f"{name}={value}"]
         console.print(f"  {shlex.join([*words, *lasting(study.plan)])}", soft_wrap=True)

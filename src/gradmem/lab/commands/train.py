@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gradmem.lab.training import Epoch
 
 OptimizerName = Annotated[
-    str | None, options.told("One of `gradmem optimizers`.", "adam", "--optimizer")
+    str | None, options.told("As in `gradmem optimizers`, or your own.", "adam", "--optimizer")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -102,7 +102,7 @@ def _prepare(config: "TrainConfig") -> "tuple[Plan, RunConfig]":
     from gradmem.lab.session import task_of
 
     task = task_of(config)
-    specs = get_optimizers([config.optimizer])
+    specs = get_optimizers([config.optimizer], to_search=False)
     epochs = config.epochs or task.budget.epochs
     plan = Plan(task, specs, 1, 1, epochs, config.batch_size, timeout=config.timeout)
     return plan, plan.config("evaluate", specs[0], config.options, config.seed)

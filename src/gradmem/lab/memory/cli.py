@@ -34,7 +34,7 @@ def inspect(
         str, typer.Argument(help="A task of `gradmem tasks`, or your own: module:attribute.")
     ] = "digits",
     optimizer: Annotated[
-        str, typer.Option(help="One with a memory; `gradmem optimizers` lists them.")
+        str, typer.Option(help="With a memory; your own: module:attribute+memory.")
     ] = "adam_c",
     lr: Annotated[float | None, told("Learning rate.", "the optimizer's")] = None,
     capacity: Annotated[

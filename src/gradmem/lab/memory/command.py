@@ -1,6 +1,7 @@
 """What ``gradmem inspect`` does: check the input, train and record, write, say."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import gradmem
 from gradmem.lab.errors import ConfigError, NoResultsError, hint
 from gradmem.lab.files import write_atomically
+from gradmem.lab.importing import is_foreign
 from gradmem.lab.memory import pages, recording
 from gradmem.lab.memory.recording import Plan, Run
+from gradmem.lab.optimizers import OPTIMIZERS, Spec, get_optimizers
+from gradmem.lab.own_optimizers import MEMORY
 from gradmem.lab.tasks import get_task
 from gradmem.lab.terminal import grid
 
@@ -34,11 +38,8 @@ def prepare(
         ValueError: the input cannot be used.
         LabError: the task cannot be used.
     """
-    if optimizer not in gradmem.names():
-        raise ConfigError(
-            f"{optimizer!r} is no optimizer with a memory; {hint(optimizer, gradmem.names())}"
-        )
-    defaults = gradmem.options(optimizer)
+    spec = _with_a_memory(optimizer)
+    defaults = {**asdict(gradmem.MemoryOptions()), **_defaults(optimizer)}
     shared = dict(options)
     chosen = {
         name: _numbers(name, text, kind, shared.pop(name, defaults[name]))
@@ -46,7 +47,7 @@ def prepare(
     }
     plan = Plan(
         task=get_task(task, data),
-        optimizer=optimizer,
+        optimizer=spec.name,
         options=shared,
         capacities=chosen["capacity"],
         decays=chosen["decay"],
@@ -56,6 +57,22 @@ def prepare(
     )
     recording.check(plan)
     return plan
+
+
+def _with_a_memory(name: str) -> Spec:
+    """The optimizer of this name; an option that is not given is at its default."""
+    known = {each.name for each in OPTIMIZERS.values() if each.base}
+    if not is_foreign(name) and name not in known:
+        raise ConfigError(f"{name!r} is no optimizer with a memory; {hint(name, sorted(known))}")
+    (spec,) = get_optimizers([name], to_search=False)
+    if is_foreign(name) and spec.base is None:
+        raise ConfigError(f"{name} is inspected with a memory around it: {name}{MEMORY}")
+    return spec
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    """Of the options, where the library knows them by this name."""
+    return gradmem.options(name) if name in gradmem.names() else {}
 
 
 def _numbers(name: str, text: str | None, kind: type, otherwise: Any) -> list[Any]:

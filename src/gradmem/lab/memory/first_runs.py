@@ -12,8 +12,8 @@ from pathlib import Path
 
 from gradmem import Recorder
 from gradmem.lab.compare import Comparison, Evaluated
+from gradmem.lab.config import file_name
 from gradmem.lab.files import cannot_write
-from gradmem.lab.optimizers import OPTIMIZERS
 from gradmem.lab.run import one_thread
 from gradmem.lab.store import name_of
 from gradmem.lab.tasks.base import Task, seeded
@@ -36,7 +36,7 @@ def record_first_runs(comparison: Comparison, folder: Path, tell: Callable[[str]
     for each in comparison.results:
         if not each.runs or not each.runs[0].memory:
             continue
-        name = f"records-{each.spec.name}"
+        name = f"records-{file_name(each.spec.name)}"
         path = folder / f"{name}.{name_of(each.runs[0].config)[-16:]}.jsonl"
         if path.exists():
             continue
@@ -59,8 +59,8 @@ def record_first_runs(comparison: Comparison, folder: Path, tell: Callable[[str]
 
 def _begin(task: Task, each: Evaluated) -> Training:
     config = each.runs[0].config
-    spec, options = OPTIMIZERS[config.optimizer], dict(config.options)
-    return Training(task, spec, options, seed=config.seed, batch_size=config.batch_size)
+    options = dict(config.options)
+    return Training(task, each.spec, options, seed=config.seed, batch_size=config.batch_size)
 
 
 def _record(training: Training, each: Evaluated, path: Path) -> None:

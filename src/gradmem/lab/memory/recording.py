@@ -1,21 +1,17 @@
 """Training runs with a recorder on the optimizer."""
 
 import itertools
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-import gradmem
 from gradmem import Recorder, StepRecord
 from gradmem.lab.errors import ConfigError, TaskError
 from gradmem.lab.files import cannot_write
-from gradmem.lab.optimizers import Spec
+from gradmem.lab.optimizers import find
 from gradmem.lab.run import one_thread
-from gradmem.lab.session import check_task
+from gradmem.lab.session import check_task, raised
 from gradmem.lab.tasks.base import Task, seeded
 from gradmem.lab.training import Diverged, Training
 
@@ -28,7 +24,7 @@ class Plan:
 
     Args:
         task: the task.
-        optimizer: one of `gradmem.names()`.
+        optimizer: one with a memory, as `find` knows it.
         options: those that all runs share.
         capacities, decays: each with each.
         epochs, batch_size: None for the task's own.
@@ -92,10 +88,13 @@ def check(plan: Plan) -> None:
     model = plan.task.model(plan.seed)
     for options in plan.settings:
         try:
-            optimizer = _spec(plan).build(model, options, plan.task.parameters(model))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{plan.optimizer}: {error}") from error
-        if not any(g["capacity"] and g["kappa"] for g in optimizer.param_groups):
+            optimizer = find(plan.optimizer).build(model, options, plan.task.parameters(model))
+        except Exception as error:  # of a user's own it may be any
+            usual = isinstance(error, (TypeError, ValueError))
+            said = str(error) if usual else raised(error)
+            raise ConfigError(f"{plan.optimizer}: {said}") from error
+        groups = getattr(optimizer, "memory_groups", optimizer.param_groups)
+        if not any(group["capacity"] and group["kappa"] for group in groups):
             raise ConfigError("with capacity or kappa 0 there is no memory to inspect")
 
 
@@ -120,7 +119,9 @@ def record(
     try:
         with one_thread():
             training = Training(
-                plan.task, _spec(plan), dict(options), seed=plan.seed, batch_size=plan.batch
+                *(plan.task, find(plan.optimizer), dict(options)),
+                seed=plan.seed,
+                batch_size=plan.batch,
             )
             with seeded(plan.seed, "training"), Recorder(training.optimizer, path):
                 _epochs(training, plan.epochs_each, advance)
@@ -129,11 +130,7 @@ def record(
     except Diverged:
         end = "diverged"
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise TaskError(
-            f"the run on {plan.task.name} broke off: {type(error).__name__}: {error} "
-            f"({place.filename}, line {place.lineno})"
-        ) from error
+        raise TaskError(f"the run on {plan.task.name} broke off: {raised(error)}") from error
     scores = training.history.validation_score if training else []
     records = Recorder.read(path) if path.exists() else []
     return Run(options["capacity"], options["decay"], records, end, tuple(scores), path)
@@ -156,12 +153,3 @@ def _epochs(training: Training, epochs: int, advance: Callable[[int], None]) -> 
             training.epoch(of=epochs)
     finally:
         hook.remove()
-
-
-def _spec(plan: Plan) -> Spec:
-    """The optimizer in the form in which the lab's training takes it."""
-
-    def create(_: torch.nn.Module, parameters: Any, **options: Any) -> torch.optim.Optimizer:
-        return gradmem.create(plan.optimizer, parameters, **options)
-
-    return Spec(plan.optimizer, plan.optimizer, None, (), create)

@@ -28,7 +28,7 @@ def lasting(plan: Plan) -> list[str]:
 def _inspect(plan: Plan, each: Evaluated) -> str:
     options = dict(each.options)
     task = plan.task.asked or plan.task.name
-    words = ["gradmem", "inspect", task, "--optimizer", each.runs[0].config.optimizer]
+    words = ["gradmem", "inspect", task, "--optimizer", each.spec.typed]
     for name in ("capacity", "decay"):
         if name in options:
             words += [f"--{name}", str(options.pop(name))]

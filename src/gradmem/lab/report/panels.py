@@ -3,6 +3,7 @@
 import html
 
 from gradmem.lab import figures
+from gradmem.lab.config import file_name
 from gradmem.lab.drawing import CSS_COLOURS, Draw, panel, slim
 from gradmem.lab.findings import Findings
 from gradmem.lab.markup import figure
@@ -133,7 +134,7 @@ def memory_panels(found: Findings) -> list[str]:
                 "capacity, the oldest age that fifo would hold. Of several scopes, the first.",
             )
         )
-    labels = {each.spec.name: each.spec.label for each in found.comparison.results}
+    labels = {file_name(each.spec.name): each.spec.label for each in found.comparison.results}
     for name, records in found.origin.records.items():
         shown.append(
             _panel(

@@ -105,7 +105,7 @@ def _tuning_seeds(found: Findings) -> str:
 def version_sentence(found: Findings) -> str:
     """What the runs were made with."""
     runs = [run for each in found.comparison.results for run in each.runs]
-    versions = runs[0].config.versions if runs else {}
+    versions = {name: number for run in runs for name, number in run.config.versions.items()}
     return "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from gradmem.lab import config as configs
 from gradmem.lab.config import CompareConfig
 from gradmem.lab.errors import ConfigError, NoResultsError, StoreError
-from gradmem.lab.optimizers import OPTIMIZERS, Spec
+from gradmem.lab.optimizers import Spec, find, load_own
 from gradmem.lab.session import task_of
 from gradmem.lab.statistics import Outcome
 from gradmem.lab.tasks.base import Task
@@ -110,6 +110,7 @@ def read(folder: Path) -> Compared:
     config = configs.read(folder)
     if not isinstance(config, CompareConfig):
         raise ConfigError(f"{folder} is a folder of `gradmem {config.command}`, not of `compare`")
+    load_own(config.optimizers)
     path = folder / TABLE
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -135,7 +136,7 @@ def _whole(row: dict[str, str]) -> dict[str, str]:
 
 def _standing(row: Mapping[str, str]) -> Standing:
     return Standing(
-        OPTIMIZERS[row["optimizer"]],
+        find(row["optimizer"]),
         int(row["runs"]),
         float(row["test_mean"]),
         float(row["steps_to_target"]),
@@ -145,8 +146,8 @@ def _standing(row: Mapping[str, str]) -> Standing:
 def _pair(row: Mapping[str, str]) -> Pair:
     ends = row["difference_low"], row["difference_high"]
     return Pair(
-        OPTIMIZERS[row["optimizer"]],
-        OPTIMIZERS[row["against"]],
+        find(row["optimizer"]),
+        find(row["against"]),
         float(row["difference"]),
         (float(ends[0]), float(ends[1])) if all(ends) else None,
         OUTCOMES[row["outcome"]],

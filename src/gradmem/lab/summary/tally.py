@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gradmem.lab.errors import ConfigError, hint
-from gradmem.lab.optimizers import OPTIMIZERS, Spec
+from gradmem.lab.optimizers import OPTIMIZERS, Spec, find
+from gradmem.lab.own_optimizers import known_as
 from gradmem.lab.statistics import (
     Outcome,
     friedman,
@@ -61,8 +62,8 @@ def _counted(kind: tuple[str, str], found: Sequence[tuple[Outcome, float]]) -> T
     outcomes = [outcome for outcome, _ in found]
     ahead, behind = sum(by > 0 for _, by in found), sum(by < 0 for _, by in found)
     return Tally(
-        variant=OPTIMIZERS[kind[0]],
-        base=OPTIMIZERS[kind[1]],
+        variant=find(kind[0]),
+        base=find(kind[1]),
         wins=outcomes.count("win"),
         ties=outcomes.count("tie"),
         losses=outcomes.count("loss"),
@@ -117,8 +118,10 @@ def field(names: Sequence[str], compared: Sequence[Compared]) -> Field:
     Raises:
         ConfigError: there are not two, one is unknown or named twice, or no task has them all.
     """
+    names = list(map(known_as, names))
+    taking_part = {name for each in compared for name in each.standings}
     for name in names:
-        if name not in OPTIMIZERS:
+        if name not in OPTIMIZERS.keys() | taking_part:
             raise ConfigError(f"--field names no optimizer {name!r}; {hint(name, OPTIMIZERS)}")
     if len(names) < 2 or len(set(names)) < len(names):
         raise ConfigError(f"--field takes two optimizers or more, each once, not {','.join(names)}")
@@ -131,7 +134,7 @@ def field(names: Sequence[str], compared: Sequence[Compared]) -> Field:
     ranks, ratios = mean_ranks(costs, higher_is_better=False), ratios_to_best(steps)
     entries = tuple(
         Entry(
-            spec=OPTIMIZERS[name],
+            spec=find(name),
             rank=ranks[i],
             first=sum(cost == least for cost, least in zip(costs[i], best, strict=True)),
             reached=sum(map(math.isfinite, steps[i])),

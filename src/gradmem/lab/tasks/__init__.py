@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gradmem.lab.errors import hint
+from gradmem.lab.importing import is_foreign
 from gradmem.lab.tasks.base import (
     Batch,
     Budget,
@@ -26,7 +27,7 @@ from gradmem.lab.tasks.digits import Digits
 from gradmem.lab.tasks.files import FromFiles
 from gradmem.lab.tasks.generated import GeneratedLogreg, GeneratedMlp
 from gradmem.lab.tasks.libsvm import LIBSVM_TASKS
-from gradmem.lab.tasks.loading import is_foreign, is_table, load
+from gradmem.lab.tasks.loading import is_table, load
 from gradmem.lab.tasks.mnist import FASHION_MNIST_TASKS, MNIST_TASKS
 from gradmem.lab.tasks.multinli import MULTINLI_TASKS
 from gradmem.lab.tasks.multiwoz import Multiwoz22Lstm, MultiwozLstm

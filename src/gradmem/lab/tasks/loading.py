@@ -2,16 +2,12 @@
 ``libsvm:file``.
 """
 
-import hashlib
-import importlib
-import importlib.util
 import inspect
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from gradmem.lab.importing import attribute_of, digest, module_at
 from gradmem.lab.tasks.base import Budget, Metric, Task
 from gradmem.lab.tasks.convex import LibsvmFile
 from gradmem.lab.tasks.tabular import CsvTask
@@ -26,11 +22,6 @@ NEEDED: dict[str, tuple[type, ...]] = {
     "budget": (Budget,),
     "target": (float, int),
 }
-
-
-def is_foreign(name: str) -> bool:
-    """Whether ``name`` says where a task is, rather than what it is called."""
-    return ":" in name
 
 
 def load(name: str, folder: Path | None = None) -> Task:
@@ -58,11 +49,12 @@ def load(name: str, folder: Path | None = None) -> Task:
         )
     if is_table(place):
         return _from_table(Path(place), attribute)
-    module = _run_file(Path(place)) if place.endswith(".py") else _import(place)
-    task = _as_task(name, _attribute(module, attribute))
+    module = module_at(place)
+    found = attribute_of(module, attribute, "tasks", lambda each: isinstance(each, Task))
+    task = _as_task(name, found)
     task.name = getattr(task, "name", "") or attribute
     task.title = getattr(task, "title", "") or task.name
-    task.origin = _digest(module)
+    task.origin = digest(module)
     _check(name, task)
     return task
 
@@ -91,59 +83,6 @@ def _from_libsvm(file: str, folder: Path | None) -> Task:
         return LibsvmFile(file, folder)
     except FileNotFoundError as error:
         raise ValueError(str(error)) from None
-
-
-def _import(name: str) -> ModuleType:
-    here = _look_in(Path.cwd())
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise ValueError(
-                f"there is no module {error.name!r}, neither in {here} nor installed"
-            ) from None
-        raise _broken(name, error) from error
-    except Exception as error:
-        raise _broken(name, error) from error
-
-
-def _run_file(path: Path) -> ModuleType:
-    """The file as a module of its name, which can be imported and pickled from then on."""
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    _look_in(path.parent.resolve())
-    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[path.stem]
-        raise _broken(str(path), error) from error
-    return module
-
-
-def _look_in(folder: Path) -> str:
-    """Import from ``folder`` first, as `python -m` does; for what is imported later, too."""
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    return str(folder)
-
-
-def _broken(name: str, error: Exception) -> ValueError:
-    return ValueError(f"{name} cannot be imported: {type(error).__name__}: {error}")
-
-
-def _attribute(module: ModuleType, name: str) -> Any:
-    if not hasattr(module, name):
-        known = ", ".join(key for key, value in vars(module).items() if isinstance(value, Task))
-        where = module.__file__ or module.__name__
-        raise ValueError(
-            f"{where} has no {name!r}" + (f"; the tasks in it are {known}" if known else "")
-        )
-    return getattr(module, name)
 
 
 def _as_task(name: str, found: Any) -> Task:
@@ -184,10 +123,3 @@ def _check(name: str, task: Task) -> None:
             f"{name} is called {task.name!r}; the name becomes part of file names and may hold "
             "letters, digits and . _ + - only"
         )
-
-
-def _digest(module: ModuleType) -> str:
-    """Of the module's file, so that runs of an earlier text of it are not taken for this one's."""
-    if module.__file__ is None:
-        return module.__name__
-    return hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()[:12]
