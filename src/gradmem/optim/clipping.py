@@ -114,18 +114,18 @@ def _row_norms(
     plain: Gradients,
     device: torch.device,
 ) -> list[Tensor]:
-    """L2 norms of every memory's rows, (1, R) each, and at the end of all plain gradients, (1, 1).
+    """L2 norms of every memory's rows, (1, R) each, and at the end of any plain gradients, (1, 1).
 
     Of this rank's parameters. Where some are spread over a mesh all are measured in one go, which
     gives every rank the same numbers to the last bit: ranks that clip differently decide apart.
     """
-    if any(map(is_sharded, (*plain, *(p for grads in given for p in grads)))):
+    if any(memory.sharded for memory in memories) or any(map(is_sharded, plain)):
         rows = [row for memory in memories for row in memory.rows]
         everything = {p: grad for grads in (*given, plain) for p, grad in grads.items()}
         each = ledger_norms([*rows, list(plain)], [everything], device, l2=True)
         return list(torch.split(each, [*(len(memory.rows) for memory in memories), 1], dim=1))
     found = [_of_memory(holder, *both) for both in zip(memories, given, strict=True)]
-    return [*found, ledger_norms([list(plain)], [plain], device, l2=True)]
+    return [*found, ledger_norms([list(plain)], [plain], device, l2=True)] if plain else found
 
 
 def _of_memory(holder: MemoryHolder, memory: Memory, grads: Gradients) -> Tensor:
@@ -135,10 +135,11 @@ def _of_memory(holder: MemoryHolder, memory: Memory, grads: Gradients) -> Tensor
 
 
 def _total(norms: Sequence[Tensor], peers: Any, device: torch.device) -> Tensor:
-    squares = torch.zeros((), dtype=torch.float64, device=device)
-    for each in norms:
-        squares += each.square().sum().to(device)
-    return (squares if peers is None else sum_over_group(peers, squares)).sqrt()
+    if not norms:
+        return torch.zeros((), dtype=torch.float64, device=device)
+    together = torch.cat([each.to(device) for each in norms], dim=1) if norms[1:] else norms[0]
+    total = torch.linalg.vector_norm(together.to(device))
+    return total if peers is None else sum_over_group(peers, total.square()).sqrt()
 
 
 def _multiply(groups: Sequence[Group], share: Tensor) -> None:
