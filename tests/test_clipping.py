@@ -346,7 +346,53 @@ def test_with_a_gradient_scaler_and_within_a_closure():
         )
 
 
-@pytest.mark.parametrize("value", [0, 0.0, -1, math.nan, -math.inf])
+@pytest.mark.parametrize("largest", [math.inf, 1e25])  # of which the second has an infinite norm
+def test_infinity_only_measures_whatever_the_norm(largest):
+    params = parameters(torch.float32)
+    optimizer = gradmem.SGD_C(params, lr=0.0, capacity=2)
+    give(params, 2)
+    params[0].grad.fill_(largest)
+    before = [p.grad.clone() for p in params]
+    assert optimizer.clip_grad_norm_(math.inf) == math.inf
+    for p, grad in zip(params, before, strict=True):
+        assert_same(p.grad, grad)
+
+
+def test_a_memory_that_clipping_began_in_inference_mode_outlives_it():
+    params = parameters()
+    optimizer = gradmem.Adam_C(params, capacity=2)
+    give(params, 1)
+    with torch.inference_mode():
+        optimizer.clip_grad_norm_(math.inf)
+        optimizer.memory_report()
+    optimizer.step()
+    give(params, 2)
+    optimizer.step()
+    assert optimizer.memory_report().scopes[0].occupied == 2
+
+
+def test_a_sharded_gradient_that_was_changed_since_is_measured():
+    if not torch.distributed.is_available():
+        pytest.skip("torch without distributed")
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        p = torch.nn.Parameter(distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)]))
+        optimizer = gradmem.SGD_C([p], lr=0.1, capacity=2)
+        p.grad = distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)])
+        optimizer.clip_grad_norm_(1.0)
+        p.grad.mul_(3)
+        optimizer.step()
+        assert optimizer.memory_report().scopes[0].norms[0] == pytest.approx(3.0, rel=1e-5)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -1, math.nan, -math.inf, 10**400])
 def test_a_norm_out_of_range_is_refused(value):
     params = parameters()
     optimizer = gradmem.SGD_C(params, lr=0.1)

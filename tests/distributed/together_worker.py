@@ -81,6 +81,24 @@ def check_parts(name: str, options: dict[str, Any], device: torch.device) -> Non
         assert len(ours.memory_report().scopes) == len(reference.memory_report().scopes)
 
 
+def check_a_rank_with_nothing_to_clip(device: torch.device) -> None:
+    """It says so to the others, who wait for it."""
+    everything = parameters(device)
+    for options in ({"scope": "tensor"}, {"capacity": 0}, {}):
+        for kept in ([], everything[:1]):
+            mine = kept if dist.get_rank() else everything[1:2]
+            set_gradients(everything, 3, late=False)
+            if dist.get_rank():
+                for p in everything:
+                    p.grad = None
+            groups: list[dict[str, Any]] = [{"params": mine}]
+            optimizer = gradmem.decide_together(gradmem.SGD_C(groups, lr=0.1, **options))
+            total = optimizer.clip_grad_norm_(math.inf)
+            set_gradients(everything, 3, late=False)
+            expected = torch.linalg.vector_norm(everything[1].grad)
+            torch.testing.assert_close(total.to(device), expected.to(device), **CLOSE)
+
+
 def check_late_after_resume(device: torch.device) -> None:
     """A rank without a gradient before a checkpoint is told by the others what the memory holds."""
     everything, whole = parameters(device), parameters(device)
@@ -225,6 +243,7 @@ def check_refusals(device: torch.device) -> None:
 def work(device: torch.device) -> None:
     for name, options in CASES:
         check_parts(name, options, device)
+    check_a_rank_with_nothing_to_clip(device)
     check_late_after_resume(device)
     check_flat_partition(device)
     check_draws(device)

@@ -6,6 +6,7 @@ multiplied by. A step takes them from here if every gradient is still the one th
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Sequence
 from numbers import Real
@@ -42,14 +43,19 @@ class Known(NamedTuple):
     captured: bool
 
 
-def check_max_norm(max_norm: object) -> None:
-    """Refuse what is no norm."""
+def checked_max_norm(max_norm: object) -> float:
+    """The norm as a float, if gradients can be clipped to it."""
     if isinstance(max_norm, bool) or not isinstance(max_norm, Real):
         raise OptionTypeError(
             f"max_norm must be a number, got {max_norm!r} ({type(max_norm).__name__})"
         )
-    if not float(max_norm) > 0.0:
+    try:
+        norm = float(max_norm)
+    except OverflowError:
+        norm = math.nan
+    if not norm > 0.0:
         raise OptionError(f"max_norm must be above 0, got {max_norm}; math.inf clips nothing")
+    return norm
 
 
 def clip(holder: MemoryHolder, plan: Plan, max_norm: float, *, check: bool) -> Tensor:
@@ -68,16 +74,27 @@ def clip(holder: MemoryHolder, plan: Plan, max_norm: float, *, check: bool) -> T
             f"the gradients' norm is {float(total)}, which cannot be clipped to {max_norm}: leave "
             "out this step; or error_if_nonfinite, and the memory will refuse them"
         )
-    share = (max_norm / (total + EPS)).clamp(max=1.0)
-    _multiply(groups, share)
+    share = _share(max_norm, total)
+    if not math.isinf(max_norm):
+        _multiply(groups, share)
     for memory, own in zip(plan.memories, norms, strict=False):
         memory.known = _known(memory, own * share.to(own.device))
     return total
 
 
+def _share(max_norm: float, total: Tensor) -> Tensor:
+    """What gradients of this norm are multiplied by; without a bound 1, of whatever norm."""
+    if math.isinf(max_norm):
+        return torch.ones_like(total)
+    return (max_norm / (total + EPS)).clamp(max=1.0)
+
+
 def _known(memory: Memory, norms: Tensor) -> Known | None:
-    """What the step may take for the norms of the clipped gradients; None if it asks for others."""
-    if memory.options.norm != "l2":
+    """What the step may take for the norms of the clipped gradients; None if it asks for others.
+
+    It has to, where parameters are sharded: a rank alone may change its part, unseen by others.
+    """
+    if memory.options.norm != "l2" or memory.sharded:
         return None
     return Known(norms.to(memory.ledger.priority.device), _seen(memory), is_capturing())
 
@@ -135,10 +152,10 @@ def _of_memory(holder: MemoryHolder, memory: Memory, grads: Gradients) -> Tensor
 
 
 def _total(norms: Sequence[Tensor], peers: Any, device: torch.device) -> Tensor:
-    if not norms:
-        return torch.zeros((), dtype=torch.float64, device=device)
-    together = torch.cat([each.to(device) for each in norms], dim=1) if norms[1:] else norms[0]
-    total = torch.linalg.vector_norm(together.to(device))
+    # Nothing has the norm 0, but other ranks wait for that of this one too.
+    nothing = torch.zeros(1, 1, dtype=torch.float64, device=device)
+    each = [norm.to(device) for norm in norms] or [nothing]
+    total = torch.linalg.vector_norm(torch.cat(each, dim=1) if each[1:] else each[0])
     return total if peers is None else sum_over_group(peers, total.square()).sqrt()
 
 
@@ -166,7 +183,7 @@ def _seen(memory: Memory) -> list[Seen]:
 def _seen_of(grad: Tensor | None) -> Seen:
     if grad is None or grad.is_inference():  # such a tensor does not count its changes
         return None
-    return weakref.ref(grad), local(grad)._version
+    return weakref.ref(grad), grad._version
 
 
 def _are_those(memory: Memory, seen: list[Seen]) -> bool:
@@ -178,4 +195,4 @@ def _is_that(grad: Tensor | None, before: Seen) -> bool:
     if before is None or grad is None:
         return before is None and grad is None
     clipped, version = before
-    return clipped() is grad and local(grad)._version == version
+    return clipped() is grad and grad._version == version

@@ -64,11 +64,13 @@ class MemoryHolder:
         ``g = min(1, max_norm / (|g| + 1e-6)) g``, as ``torch.nn.utils.clip_grad_norm_`` has it.
         Call it after backward(), and with a GradScaler after ``scaler.unscale_(optimizer)``. A
         memory ranks gradients by their norm, which is known here: the next step passes over them
-        once less. If a gradient was changed or made anew in between, it measures them as ever. What
-        it cannot see is one written to through ``.data``, or by the replay of a CUDA graph.
+        once less. If a gradient was changed or made anew in between, it measures them as ever. It
+        cannot see what is written past torch's count of changes: through ``.data`` or numpy, by a
+        collective, by a GradScaler whose ``unscale_`` was not called, or by the replay of a CUDA
+        graph; clip after those, and capture clipping and step in one graph.
 
         Args:
-            max_norm: above 0; ``math.inf`` leaves all gradients as they are.
+            max_norm: above 0; ``math.inf`` measures, and leaves all gradients as they are.
             error_if_nonfinite: raise an error where the norm is NaN or infinite, which waits for a
                 device. Otherwise such gradients are multiplied all the same; the memory refuses
                 them.
@@ -76,18 +78,20 @@ class MemoryHolder:
         Returns:
             The norm before, 0-d float64: on the gradients' device if they are on one GPU.
 
-        State added: none. Bytes: none that last. On a GPU nothing waits for it.
+        State added: none. Bytes: none that last. Where all parameters are on one GPU, and their
+        slots too, nothing waits for it.
 
         Raises:
-            OptionError: max_norm is not above 0.
+            OptionError: max_norm is not above 0, or an option was edited out of its range.
             OptionTypeError: max_norm is not a number.
             GradientError: a gradient is sparse, or the norm not finite. Nothing was changed.
 
         Departs from torch's: the norm is summed in float64, so that gradients may differ in the
         last digit; on the CPU they are not written to where nothing is to be clipped. A memory
         takes for their norm what the norm before was multiplied by, not what rounding made of it.
-        With ``norm="sum"`` and critical momenta the step measures as ever. After `decide_together`
-        every rank must call it, and all gradients of all ranks are clipped together.
+        With ``norm="sum"``, critical momenta and sharded parameters the step measures as ever.
+        After `decide_together` every rank must call it, and all gradients of all ranks are clipped
+        together.
 
         Example:
             >>> import torch
@@ -101,9 +105,8 @@ class MemoryHolder:
             >>> round(optimizer.memory_report().scopes[0].norms[0], 4)
             5.0
         """
-        clipping.check_max_norm(max_norm)
-        plan = self._current_plan()
-        return clipping.clip(self, plan, float(max_norm), check=error_if_nonfinite)
+        norm = clipping.checked_max_norm(max_norm)
+        return clipping.clip(self, self._current_plan(), norm, check=error_if_nonfinite)
 
     def _current_plan(self) -> Plan:
         groups, state, plan = self._memory_groups(), self._memory_state(), self._plan
@@ -120,7 +123,8 @@ class MemoryHolder:
                 for i, group in enumerate(groups):  # a trainer may have put in other parameters
                     where = f"param group {i}: "
                     validation.check_storage(group["params"], options_of(group), where)
-                plan = self._plan = make_plan(groups, state, self._peers, plan)
+                with torch.inference_mode(False):  # ledgers outlive such a block
+                    plan = self._plan = make_plan(groups, state, self._peers, plan)
         return plan
 
     def _plan_of_step(self) -> Plan:

@@ -8,34 +8,30 @@ from typing import Any
 
 from torch import Tensor
 
-from gradmem.optim.state import MEMORY_KEYS
-
 
 @contextmanager
 def put_back(
     state: MutableMapping[Tensor, dict[str, Any]], params: Sequence[Tensor], key: str
 ) -> Iterator[None]:
     """A block that an error leaves with ``state[p][key]`` as it was, or without what it made."""
-    before = {p: _copy(state.get(p, {}).get(key)) for p in params}
+    names = {p: set(state.get(p, {})) for p in params}
+    before = {
+        p: state[p][key].clone() for p in params if names[p] and state[p].get(key) is not None
+    }
     try:
         yield
     except BaseException:
-        for p, old in before.items():
-            if old is not None:
-                state[p][key].copy_(old)
+        for p in params:
+            if p in before:
+                state[p][key].copy_(before[p])
             elif p in state:
-                _unmake(state, p)
+                _unmake(state, p, names[p])
         raise
 
 
-def _copy(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.clone()
-
-
-def _unmake(state: MutableMapping[Tensor, dict[str, Any]], p: Tensor) -> None:
-    """Leave what the memory keeps of the parameter, and nothing else."""
-    kept = {name: value for name, value in state[p].items() if name in MEMORY_KEYS}
-    state[p].clear()
-    state[p].update(kept)
-    if not kept:
+def _unmake(state: MutableMapping[Tensor, dict[str, Any]], p: Tensor, names: set[str]) -> None:
+    """Take away what has come to the parameter's state."""
+    for name in set(state[p]) - names:
+        del state[p][name]
+    if not state[p]:
         del state[p]

@@ -76,10 +76,10 @@ class Inputs:
         self._last: Any = None
         self._stream: Any = None
         self._sent = torch.empty(0)
-        # While a graph is captured, older versions of torch cannot pin memory.
-        self._spare = torch.empty(gradients + options, dtype=torch.int64)
-        if device.type != "cpu":
-            self._spare = self._spare.pin_memory()
+        # While a graph is captured, older versions of torch cannot pin memory. A clipped step may
+        # send twice.
+        spare = torch.empty(2, gradients + options, dtype=torch.int64)
+        self._spare = list((spare if device.type == "cpu" else spare.pin_memory()).unbind())
 
     def send(
         self, addresses: array[int], options: Sequence[float | Tensor]
@@ -106,9 +106,8 @@ class Inputs:
 
     def _send_in_graph(self, host: Tensor) -> Tensor:
         """Sent at every replay, from memory that nothing else is written to."""
-        pinned, self._spare = self._spare, torch.empty(0)
-        if pinned.numel() < host.numel():  # a second graph from the same state
-            pinned = host.pin_memory()
+        # None is left for a second graph from the same state.
+        pinned = self._spare.pop() if self._spare else host.pin_memory()
         pinned.copy_(host)
         keep_for_graph(pinned)
         return pinned.to(self._device, non_blocking=True)
