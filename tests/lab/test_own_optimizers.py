@@ -60,6 +60,7 @@ finer = SimpleOptimizer(
     proportional=True,
 )
 class Adam(torch.optim.Adam): pass
+class Mine_C(torch.optim.Adam): pass
 
 # What cannot be used.
 class Other: pass
@@ -78,6 +79,8 @@ half = SimpleOptimizer(torch.optim.SGD, space={"lr": {"low": 1.0}})
 empty = SimpleOptimizer(torch.optim.SGD, space={"lr": []})
 downward = SimpleOptimizer(torch.optim.SGD, space={"lr": {"low": 1.0, "high": 0.1}})
 typed = SimpleOptimizer(torch.optim.SGD, space={"lr": [0.1], "dtype": [torch.float32]})
+unset = SimpleOptimizer(torch.optim.SGD, space={"lr": [0.1, None]})
+nested = SimpleOptimizer(torch.optim.SGD, space={"lr": [{"low": 1}]})
 spaced = SimpleOptimizer(torch.optim.SGD, space={"the rate": [0.1]})
 listed = SimpleOptimizer(torch.optim.SGD, space=["lr"])
 numbered = SimpleOptimizer(torch.optim.SGD, label=3)
@@ -176,6 +179,11 @@ def test_a_best_rate_at_the_edge_names_the_space_to_widen(here, name, widened):
     assert warning.endswith(f"--space {widened}.lr=LOW:HIGH")
 
 
+def test_one_that_is_called_as_another_is_with_a_memory(here):
+    names = ["own:Mine", "own:Mine+memory", "own:Mine_C"]
+    assert [spec.label for spec in get_optimizers(names)] == ["Mine", "Mine_C", "own:Mine_C"]
+
+
 def test_equal_labels_are_told_apart(here):
     shutil.copy("own.py", "twin.py")
     names = ["own:Mine", "twin:Mine", "adam", "own:Adam+memory"]
@@ -230,6 +238,8 @@ def test_its_runs_expire_with_its_text(here):
         ("own:typed", "'dtype' needs finite numbers, texts, .* not .torch.float32."),
         ("own:spaced", "'the rate' is no name of an option"),
         ("own:listed", r"its search space has to be a mapping, such as .* not .'lr'."),
+        ("own:unset", r"'lr' needs finite numbers, texts, true or false, or lists of them"),
+        ("own:nested", r"'lr' needs finite numbers, texts, true or false, or lists of them"),
         ("own:numbered", "its label has to be a text, not 3"),
         ("own:baseless", "unknown optimizer 'adan'"),
         ("own:itself", "own:itself names itself as its base"),
@@ -392,10 +402,11 @@ def test_its_memory_is_varied_and_inspected(here):
     tried = [(each["optimizer"], each["options"].get("capacity")) for each in runs(here / "out")]
     assert set(tried) == {("own:late", None), ("own:late+memory", 5)}
     assert all(each["versions"]["own:late"] for each in runs(here / "out"))
-    for command in (["ablate", "digits", "capacity"], ["inspect", "digits"]):
-        refused = call(*command, "--optimizer", "own.py:late", "--out", "other")
-        assert refused.exit_code == 2
-        assert "own.py:late+memory" in words(refused)
+    for name in ("own.py:late", "own.py:marked"):  # the second has a base
+        for command in (["ablate", "digits", "capacity"], ["inspect", "digits"]):
+            refused = call(*command, "--optimizer", name, "--out", "other")
+            assert refused.exit_code == 2
+            assert f"{name}+memory" in words(refused)
     seen = call(
         *("inspect", "digits", "--optimizer", "own.py:late+memory", "--capacity", "3"),
         *("--lr", "0.1", "--epochs", "1", "--out", "seen"),

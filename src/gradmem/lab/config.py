@@ -289,6 +289,18 @@ def _space(text: str, pair: str) -> Any:
     return [_value(part.strip()) for part in text.split(",")]
 
 
+def as_setting(value: Any) -> str:
+    """The text that ``--set`` reads as this value.
+
+    >>> as_setting(0.1), as_setting("fifo"), as_setting("1"), as_setting([True, False])
+    ('0.1', 'fifo', '"1"', '[true, false]')
+    """
+    text = str(value)
+    read = _value(text)
+    same = type(read) is type(value) and read == value
+    return text if same else str(tomlkit.item(value).as_string())
+
+
 def _value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         text = text.lower()

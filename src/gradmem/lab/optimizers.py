@@ -215,8 +215,9 @@ def load_own(names: Iterable[str]) -> None:
             )
     specs = [_load(name) for name in seen.values()]
     labels = [spec.label for spec in specs]
+    taken = {f"{label}_C" for label in labels}  # what they are called with a memory
     for spec in specs:
-        if labels.count(spec.label) > 1:
+        if labels.count(spec.label) > 1 or spec.label in taken:
             _OWN[spec.name] = replace(spec, label=spec.name)
 
 

@@ -204,11 +204,20 @@ def _of_table(name: str, declared: Mapping[str, Any]) -> Space:
 def _plain(value: Any) -> Any:
     """``value`` as JSON has it, since a run is kept and known by that: a tuple is a list."""
     try:
-        return json.loads(json.dumps(value, allow_nan=False))
+        plain = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
+        plain = None
+    if not _is_plain(list(plain.values()) if isinstance(plain, Mapping) else plain):
         raise ValueError(
             f"needs finite numbers, texts, true or false, or lists of them, not {value!r:.60}"
-        ) from None
+        )
+    return plain
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, (str, bool, int, float))
 
 
 def _origin(module: ModuleType, create: Callable[..., Any]) -> str:

@@ -183,6 +183,7 @@ def say_best(console: "Console", study: "Study", config: "TuneConfig") -> None:
     """Print each best setting, as a command that trains with it."""
     import shlex
 
+    from gradmem.lab.config import as_setting
     from gradmem.lab.report.commands import lasting
 
     for each in study.tuned():
@@ -194,7 +195,7 @@ def say_best(console: "Console", study: "Study", config: "TuneConfig") -> None:
             console.print(f"warning: {line}")
         words = ["gradmem", "train", config.task, "--optimizer", each.spec.typed]
         for name, value in each.best.options.items():
-            words += ["--set", f"{name}={value}"]
+            words += ["--set", f"{name}={as_setting(value)}"]
         console.print(f"  {shlex.join([*words, *lasting(study.plan)])}", soft_wrap=True)
 
 

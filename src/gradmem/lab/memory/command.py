@@ -65,7 +65,7 @@ def _with_a_memory(name: str) -> Spec:
     if not is_foreign(name) and name not in known:
         raise ConfigError(f"{name!r} is no optimizer with a memory; {hint(name, sorted(known))}")
     (spec,) = get_optimizers([name], to_search=False)
-    if is_foreign(name) and spec.base is None:
+    if is_foreign(name) and not name.endswith(MEMORY):
         raise ConfigError(f"{name} is inspected with a memory around it: {name}{MEMORY}")
     return spec
 

@@ -3,6 +3,7 @@
 import shlex
 
 from gradmem.lab.compare import Evaluated, Plan
+from gradmem.lab.config import as_setting
 from gradmem.lab.findings import Findings
 
 
@@ -33,5 +34,5 @@ def _inspect(plan: Plan, each: Evaluated) -> str:
         if name in options:
             words += [f"--{name}", str(options.pop(name))]
     for name, value in options.items():
-        words += ["--set", f"{name}={value}"]
+        words += ["--set", f"{name}={as_setting(value)}"]
     return shlex.join([*words, *lasting(plan), "--seed", str(each.runs[0].config.seed)])

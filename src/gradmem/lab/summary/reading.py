@@ -110,7 +110,10 @@ def read(folder: Path) -> Compared:
     config = configs.read(folder)
     if not isinstance(config, CompareConfig):
         raise ConfigError(f"{folder} is a folder of `gradmem {config.command}`, not of `compare`")
-    load_own(config.optimizers)
+    try:
+        load_own(config.optimizers)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from error
     path = folder / TABLE
     try:
         with path.open(encoding="utf-8", newline="") as file:
