@@ -354,26 +354,17 @@ def test_bytes_are_as_foretold(name, dtype, scope):
     assert foretold.slots == 3 * ((1 + sum(sizes)) * itemsize + scales)
 
 
-def test_int8_is_refused_for_a_sharded_parameter_and_bfloat16_is_not(tmp_path):
-    if not torch.distributed.is_available():
-        pytest.skip("torch without distributed")
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Shard, distribute_tensor
+def test_int8_is_refused_for_a_sharded_parameter_and_bfloat16_is_not(sharded):
+    from torch.distributed.tensor import Shard
 
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        mesh = init_device_mesh("cpu", (1,))
-        p = torch.nn.Parameter(distribute_tensor(torch.ones(4, 2), mesh, [Shard(0)]))
-        for options in ({"memory_dtype": "int8"}, {"memory_device": "cpu"}):
-            with pytest.raises(OptionError, match=r"parameter.*0 is.*sharded|sharded.*parameter 0"):
-                gradmem.SGD_C([p], **options)
-        optimizer = gradmem.SGD_C([p], capacity=2, memory_dtype="bfloat16")
-        p.grad = distribute_tensor(torch.full((4, 2), 1.2345), mesh, [Shard(0)])
-        optimizer.step()
-        assert optimizer.state[p]["memory_slots"].placements == (Shard(1),)
-        kept = optimizer.state[p]["memory_slots"].full_tensor()
-        assert_same(kept[0], torch.full((4, 2), 1.2345).bfloat16())
-        assert_same(optimizer.state[p]["memory_sum"].full_tensor(), kept[0].float())
-    finally:
-        torch.distributed.destroy_process_group()
+    p = torch.nn.Parameter(sharded(torch.ones(4, 2)))
+    for options in ({"memory_dtype": "int8"}, {"memory_device": "cpu"}):
+        with pytest.raises(OptionError, match=r"parameter.*0 is.*sharded|sharded.*parameter 0"):
+            gradmem.SGD_C([p], **options)
+    optimizer = gradmem.SGD_C([p], capacity=2, memory_dtype="bfloat16")
+    p.grad = sharded(torch.full((4, 2), 1.2345))
+    optimizer.step()
+    assert optimizer.state[p]["memory_slots"].placements == (Shard(1),)
+    kept = optimizer.state[p]["memory_slots"].full_tensor()
+    assert_same(kept[0], torch.full((4, 2), 1.2345).bfloat16())
+    assert_same(optimizer.state[p]["memory_sum"].full_tensor(), kept[0].float())

@@ -1,5 +1,6 @@
 """The protocol: equal tuning for all, then the best setting of each on fresh seeds."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -113,6 +114,13 @@ class Evaluated:
     def options(self) -> dict[str, Any]:
         """The setting chosen on validation."""
         return self.tuned.best.options
+
+
+def version_sentence(results: Iterable[Evaluated]) -> str:
+    """What the runs were made with."""
+    runs = [run for each in results for run in each.runs]
+    found = {name: number for run in runs for name, number in run.config.versions.items()}
+    return "Versions: " + ", ".join(f"{name} {number}" for name, number in found.items()) + "."
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,11 @@ def check_task(task: Task) -> None:
         raise TaskError(f"the task {task.name} cannot be used: {raised(error)}") from error
 
 
+def complaint(error: Exception) -> str:
+    """What an optimizer says that cannot be made; and where, if it does not look meant."""
+    return str(error) if isinstance(error, (TypeError, ValueError)) else raised(error)
+
+
 def raised(error: Exception) -> str:
     """What was raised, and where."""
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -93,8 +98,7 @@ def check_setting(task: Task, spec: Spec, options: Options) -> None:
     try:
         spec.build(model, options, task.parameters(model))
     except Exception as error:  # of a user's own it may be any
-        usual = isinstance(error, (TypeError, ValueError))
-        said = str(error) if usual else raised(error)
+        said = complaint(error)
         given = ", ".join(f"{name}={value!r}" for name, value in options.items())
         raise ConfigError(
             f"{spec.typed} cannot be made with {given or 'no options'}: {said}"

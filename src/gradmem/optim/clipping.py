@@ -78,7 +78,7 @@ def clip(holder: MemoryHolder, plan: Plan, max_norm: float, *, check: bool) -> T
     if not math.isinf(max_norm):
         _multiply(groups, share)
     for memory, own in zip(plan.memories, norms, strict=False):
-        memory.known = _known(memory, own * share.to(own.device))
+        memory.known = _known(memory, own, share)
     return total
 
 
@@ -89,13 +89,14 @@ def _share(max_norm: float, total: Tensor) -> Tensor:
     return (max_norm / (total + EPS)).clamp(max=1.0)
 
 
-def _known(memory: Memory, norms: Tensor) -> Known | None:
+def _known(memory: Memory, before: Tensor, share: Tensor) -> Known | None:
     """What the step may take for the norms of the clipped gradients; None if it asks for others.
 
     It has to, where parameters are sharded: a rank alone may change its part, unseen by others.
     """
     if memory.options.norm != "l2" or memory.sharded:
         return None
+    norms = before * share.to(before.device)
     return Known(norms.to(memory.ledger.priority.device), _seen(memory), is_capturing())
 
 
@@ -153,8 +154,8 @@ def _of_memory(holder: MemoryHolder, memory: Memory, grads: Gradients) -> Tensor
 
 def _total(norms: Sequence[Tensor], peers: Any, device: torch.device) -> Tensor:
     # Nothing has the norm 0, but other ranks wait for that of this one too.
-    nothing = torch.zeros(1, 1, dtype=torch.float64, device=device)
-    each = [norm.to(device) for norm in norms] or [nothing]
+    each = [norm.to(device) for norm in norms]
+    each = each or [torch.zeros(1, 1, dtype=torch.float64, device=device)]
     total = torch.linalg.vector_norm(torch.cat(each, dim=1) if each[1:] else each[0])
     return total if peers is None else sum_over_group(peers, total.square()).sqrt()
 

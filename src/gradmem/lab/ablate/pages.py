@@ -11,7 +11,7 @@ from gradmem.lab.ablate import figures, findings, tables
 from gradmem.lab.ablate.axis import show
 from gradmem.lab.ablate.findings import Findings, edges
 from gradmem.lab.ablate.plan import Cell
-from gradmem.lab.compare import FIRST_EVALUATION_SEED, Evaluated
+from gradmem.lab.compare import FIRST_EVALUATION_SEED, Evaluated, version_sentence
 from gradmem.lab.drawing import panel, picture, slim
 from gradmem.lab.findings import Table
 
@@ -87,7 +87,7 @@ def _folded(summary: str, table: Table) -> str:
 
 
 def _repeat(found: Findings) -> list[str]:
-    said = [markup.paragraphs([version_sentence(found)])]
+    said = [markup.paragraphs([version_sentence(found.outcomes.by_name.values())])]
     if found.toml is None:
         return said
     return [markup.code(REPEAT), markup.code(found.toml.strip()), *said]
@@ -114,7 +114,12 @@ def as_markdown(found: Findings) -> str:
     parts += ["## Method", *map(markup.markdown_text, method_sentences(found)), "## Repeat"]
     if found.toml is not None:
         parts += [_indented(REPEAT), "config.toml:", _indented(found.toml.strip())]
-    return "\n\n".join([*parts, markup.markdown_text(version_sentence(found))]) + "\n"
+    return (
+        "\n\n".join(
+            [*parts, markup.markdown_text(version_sentence(found.outcomes.by_name.values()))]
+        )
+        + "\n"
+    )
 
 
 def _indented(text: str) -> str:
@@ -150,14 +155,6 @@ def method_sentences(found: Findings) -> list[str]:
         "A cell with capacity 0 or kappa 0 is the base, to the bit: it has the base's runs, and is "
         "not counted among the comparisons.",
     ]
-
-
-def version_sentence(found: Findings) -> str:
-    """What the runs were made with."""
-    runs = [run for each in found.outcomes.by_name.values() for run in each.runs]
-    versions = {name: number for run in runs for name, number in run.config.versions.items()}
-    said = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return f"Versions: {said}."
 
 
 # For programs -------------------------------------------------------------------------------------

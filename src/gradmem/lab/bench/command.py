@@ -1,7 +1,7 @@
 """What ``gradmem bench`` does: check the input, measure, write, say."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -63,7 +63,7 @@ def prepare(
     Raises:
         ConfigError: the input cannot be used.
     """
-    settings = replace(_settings(device, threads, rounds), clip=clip)
+    settings = _settings(device, threads, rounds, clip)
     named = optimizers.split(",") if optimizers is not None else CONTESTANTS
     chosen = entries(
         [name.strip() for name in named if name.strip()],
@@ -79,7 +79,7 @@ def prepare(
     return Job(tuple(found), tuple(chosen), settings)
 
 
-def _settings(device: str | None, threads: int | None, rounds: int) -> Settings:
+def _settings(device: str | None, threads: int | None, rounds: int, clip: bool) -> Settings:
     if rounds < FEWEST:
         raise ConfigError(
             f"rounds must be at least {FEWEST}, got {rounds}: fewer allow no 95% interval"
@@ -92,7 +92,7 @@ def _settings(device: str | None, threads: int | None, rounds: int) -> Settings:
         raise ConfigError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch sees no CUDA device here; leave --device out, or give cpu")
-    return Settings(device, threads or torch.get_num_threads(), rounds)
+    return Settings(device, threads or torch.get_num_threads(), rounds, clip)
 
 
 def carry_out(job: Job, out: Path | None, console: Console) -> bool:

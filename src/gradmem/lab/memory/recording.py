@@ -11,7 +11,7 @@ from gradmem.lab.errors import ConfigError, TaskError
 from gradmem.lab.files import cannot_write
 from gradmem.lab.optimizers import find
 from gradmem.lab.run import one_thread
-from gradmem.lab.session import check_task, raised
+from gradmem.lab.session import check_task, complaint, raised
 from gradmem.lab.tasks.base import Task, seeded
 from gradmem.lab.training import Diverged, Training
 
@@ -90,9 +90,7 @@ def check(plan: Plan) -> None:
         try:
             optimizer = find(plan.optimizer).build(model, options, plan.task.parameters(model))
         except Exception as error:  # of a user's own it may be any
-            usual = isinstance(error, (TypeError, ValueError))
-            said = str(error) if usual else raised(error)
-            raise ConfigError(f"{plan.optimizer}: {said}") from error
+            raise ConfigError(f"{plan.optimizer}: {complaint(error)}") from error
         groups = getattr(optimizer, "memory_groups", optimizer.param_groups)
         if not any(group["capacity"] and group["kappa"] for group in groups):
             raise ConfigError("with capacity or kappa 0 there is no memory to inspect")

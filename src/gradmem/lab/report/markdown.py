@@ -1,5 +1,6 @@
 """The report as text."""
 
+from gradmem.lab.compare import version_sentence
 from gradmem.lab.findings import (
     Findings,
     memory_sentences,
@@ -72,7 +73,7 @@ def _memory(found: Findings) -> list[str]:
 
 
 def _repeat(found: Findings) -> list[str]:
-    versions = markdown_text(sentences.version_sentence(found))
+    versions = markdown_text(version_sentence(found.comparison.results))
     if found.origin.toml is None:
         return ["## How to repeat it", sentences.NO_CONFIG, versions]
     return [

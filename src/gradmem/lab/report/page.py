@@ -3,6 +3,7 @@
 import html
 
 from gradmem.lab import markup
+from gradmem.lab.compare import version_sentence
 from gradmem.lab.findings import (
     Findings,
     Table,
@@ -170,7 +171,7 @@ def _settings(found: Findings) -> str:
 
 
 def _repeat(found: Findings) -> str:
-    versions = paragraphs([sentences.version_sentence(found)])
+    versions = paragraphs([version_sentence(found.comparison.results)])
     if found.origin.toml is None:
         return paragraphs([sentences.NO_CONFIG]) + versions
     return (

@@ -102,13 +102,6 @@ def _tuning_seeds(found: Findings) -> str:
     return f", the mean over {seeds} seeds," if seeds > 1 else ""
 
 
-def version_sentence(found: Findings) -> str:
-    """What the runs were made with."""
-    runs = [run for each in found.comparison.results for run in each.runs]
-    versions = {name: number for run in runs for name, number in run.config.versions.items()}
-    return "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + "."
-
-
 def size(found: Findings) -> str:
     """The size of the comparison, in a line."""
     plan = found.comparison.plan

@@ -185,6 +185,20 @@ def _exchange(
 
 
 @triton.jit
+def _chunk(chunks, table, chunk, block: constexpr):
+    """Which tensor a chunk is of, its line in the table, and where in the tensor it begins."""
+    place = chunks + 2 * chunk
+    tensor = tl.load(place).to(tl.int64)
+    return tensor, table + tensor * COLUMNS, tl.load(place + 1).to(tl.int64) * block
+
+
+@triton.jit
+def _left(row, start, block: constexpr):
+    """How many elements of the tensor a chunk that begins there has."""
+    return tl.minimum(tl.load(row + SIZE) - start, block).to(tl.int32)
+
+
+@triton.jit
 def _step_block(
     tensor, start, row, grad, updates, writes, measures, square, numbers, corrections, current,
     stored, slot, capacity, rule: constexpr, states: constexpr, kind: constexpr,
@@ -193,7 +207,7 @@ def _step_block(
     """All that is done with a block. Of a tensor without a gradient, zero is stored."""
     wide: constexpr = tl.float64 if kind == tl.float64 else tl.float32
     ledger = tl.load(row + ROW)
-    left = tl.minimum(tl.load(row + SIZE) - start, block).to(tl.int32)
+    left = _left(row, start, block)
     g = tl.zeros((block,), wide)
     if grad != 0:
         g = _read(_block(grad, start, kind), left, whole, block).to(wide)
@@ -262,10 +276,7 @@ def one_pass(
     measures = measure != 0
     if _any(update, write, rows):
         for chunk in range(tl.program_id(0), count, tl.num_programs(0)):
-            place = chunks + 2 * chunk
-            tensor = tl.load(place).to(tl.int64)
-            start = tl.load(place + 1).to(tl.int64) * block
-            row = table + tensor * COLUMNS
+            tensor, row, start = _chunk(chunks, table, chunk, block)
             grad = tl.load(grads + tensor)
             ledger = tl.load(row + ROW)
             updates = tl.load(update + ledger) & (grad != 0)
@@ -308,13 +319,10 @@ def measure(
     wide: constexpr = tl.float64 if kind == tl.float64 else tl.float32
     if _any(due, due, rows):
         for chunk in range(tl.program_id(0), count, tl.num_programs(0)):
-            place = chunks + 2 * chunk
-            tensor = tl.load(place).to(tl.int64)
-            start = tl.load(place + 1).to(tl.int64) * block
-            row = table + tensor * COLUMNS
+            tensor, row, start = _chunk(chunks, table, chunk, block)
             if tl.load(due + tl.load(row + ROW)):
                 grad = tl.load(grads + tensor)
-                left = tl.minimum(tl.load(row + SIZE) - start, block).to(tl.int32)
+                left = _left(row, start, block)
                 g = tl.zeros((block,), wide)
                 if grad != 0:
                     pointer = _block(grad, start, kind)
@@ -339,11 +347,9 @@ def renew(
     wide: constexpr = tl.float64 if kind == tl.float64 else tl.float32
     if _any(due, due, rows):
         for chunk in range(tl.program_id(0), count, tl.num_programs(0)):
-            place = chunks + 2 * chunk
-            row = table + tl.load(place).to(tl.int64) * COLUMNS
-            start = tl.load(place + 1).to(tl.int64) * block
+            _, row, start = _chunk(chunks, table, chunk, block)
             if tl.load(due + tl.load(row + ROW)):
-                left = tl.minimum(tl.load(row + SIZE) - start, block).to(tl.int32)
+                left = _left(row, start, block)
                 total = tl.zeros((block,), wide)
                 for k in range(capacity):
                     total += _slot_values(row, k, start, left, wide, slot_kind, False, block)
