@@ -114,12 +114,8 @@ def as_markdown(found: Findings) -> str:
     parts += ["## Method", *map(markup.markdown_text, method_sentences(found)), "## Repeat"]
     if found.toml is not None:
         parts += [_indented(REPEAT), "config.toml:", _indented(found.toml.strip())]
-    return (
-        "\n\n".join(
-            [*parts, markup.markdown_text(version_sentence(found.outcomes.by_name.values()))]
-        )
-        + "\n"
-    )
+    parts.append(markup.markdown_text(version_sentence(found.outcomes.by_name.values())))
+    return "\n\n".join(parts) + "\n"
 
 
 def _indented(text: str) -> str:
